@@ -1,0 +1,117 @@
+/* Compressors: how a bucket of gradients becomes messages. SPDX-License-Identifier: MIT */
+#ifndef PSGD_COMPRESSOR_H
+#define PSGD_COMPRESSOR_H
+
+#include <psgd/device.h>
+#include <psgd/transport.h>
+
+PSGD_BEGIN
+
+#define PSGD_MAX_ROUNDS 4
+
+/* One all-reduce (sum) of a bucket: `count` F32 values. */
+struct psgd_payload {
+	int64_t count;
+};
+
+/* What a bucket will send. A function of shapes, ranks and step: equal on all workers. */
+struct psgd_plan {
+	size_t size;
+	uint64_t raw_bytes;    /* of the gradients */
+	uint32_t n_rounds;     /* 1 .. PSGD_MAX_ROUNDS, each of at least one value */
+	uint32_t n_compressed; /* tensors sent in compressed form */
+	struct psgd_payload round[PSGD_MAX_ROUNDS];
+};
+
+/* What a compressor works on; borrowed until detach. */
+struct psgd_scope {
+	size_t size;
+	const struct psgd_tensor *tensors; /* in the order of the session */
+	size_t n_tensors;
+	const struct psgd_device *device;
+	uint32_t worker;
+	uint32_t n_workers;
+};
+
+/* One call of `run`. index i < n_rounds fills message[i]; index n_rounds finishes the bucket. */
+struct psgd_round {
+	size_t size;
+	uint64_t step;
+	const struct psgd_bucket *bucket;
+	/*
+	 * Memory of the device for every round of the plan, kept from the first call to the last.
+	 * When index >= 1, message[index - 1] holds the sum over all workers.
+	 */
+	float *message[PSGD_MAX_ROUNDS];
+	psgd_stream stream;
+	uint32_t index;
+	uint32_t nonfinite; /* out, of the last call: 1 if the messages were not finite */
+};
+
+/*
+ * A compressor. All entries are called by one thread at a time. State is keyed by tensor, never by
+ * bucket, and changes only in the last `run` of a bucket: a bucket that is abandoned before leaves
+ * it as it was. So does a bucket whose messages are not finite: its gradients are NaN then, or the
+ * mean as it is where nothing is compressed.
+ */
+struct psgd_compressor_ops {
+	size_t size;
+	const char *name;
+	psgd_status (*attach)(void *self, const struct psgd_scope *scope); /* by session_open */
+	void (*detach)(void *self);					   /* by session_close */
+	psgd_status (*plan)(
+		void *self, const struct psgd_bucket *bucket, uint64_t step, struct psgd_plan *out);
+	/* As plan, with rank r for every tensor (0: dense) and no start phase. NULL: no rank. */
+	psgd_status (*plan_at)(
+		void *self, const struct psgd_bucket *bucket, uint32_t rank, struct psgd_plan *out);
+	psgd_status (*run)(void *self, struct psgd_round *round);
+	/*
+	 * Ranks from the next step on, in the order of the session's tensors; 0: dense. On failure
+	 * nothing has changed. NULL: the compressor has no rank.
+	 */
+	psgd_status (*set_ranks)(void *self, const uint32_t *ranks);
+	uint32_t (*rank)(void *self, size_t tensor); /* in force, clamped; 0: dense. NULL: 0 */
+	uint64_t (*state_bytes)(void *self);	     /* device memory held. NULL: 0 */
+	void (*destroy)(void *self);
+};
+
+struct psgd_compressor {
+	const struct psgd_compressor_ops *ops;
+	void *self;
+};
+
+struct psgd_powersgd_options {
+	size_t size;
+	uint64_t seed;	     /* of Q; 0: 42 */
+	uint64_t start_step; /* steps before this one are dense */
+	double min_ratio; /* compress if (n + m) * r * min_ratio < n * m; 0: 2; else at least 1 */
+	double eps;	  /* added to column norms when orthonormalizing; at least 0 */
+	uint32_t rank;	  /* of every tensor at first; 0: 1. See set_ranks for dense */
+	uint32_t flags;	  /* enum psgd_powersgd_flags */
+};
+
+enum psgd_powersgd_flags {
+	PSGD_POWERSGD_NO_ERROR_FEEDBACK = 1 << 0,
+	PSGD_POWERSGD_NO_WARM_START = 1 << 1 /* a new seeded Q in every step */
+};
+
+/*
+ * Uncompressed: the mean of each gradient, one message a bucket.
+ * On success *out is the caller's; on failure zeroed. Errors: NOMEM. Any thread.
+ */
+PSGD_API psgd_status psgd_compressor_dense(struct psgd_compressor *out);
+
+/*
+ * PowerSGD with error feedback and warm start (Vogels, Karimireddy, Jaggi, NeurIPS 2019): one step
+ * of power iteration per optimizer step. Tensors that fail min_ratio travel dense in the message
+ * of P. Device memory: one value per gradient value (the error), plus (n + m) * r per matrix.
+ * On success *out is the caller's; on failure zeroed. Errors: INVALID, NOMEM. Any thread.
+ */
+PSGD_API psgd_status psgd_compressor_powersgd(
+	const struct psgd_powersgd_options *options, struct psgd_compressor *out);
+
+/* Ends a compressor after its session is closed, and zeroes it. NULL and zeros are fine. */
+PSGD_API void psgd_compressor_destroy(struct psgd_compressor *compressor);
+
+PSGD_END
+#endif

@@ -1,0 +1,47 @@
+/* The cost model: what a step would take over a link. SPDX-License-Identifier: MIT */
+#ifndef PSGD_COST_H
+#define PSGD_COST_H
+
+#include <psgd/compressor.h>
+
+PSGD_BEGIN
+
+/* Time of a message of S payload bytes on the wire: delay_ns + ns_per_byte * S. */
+struct psgd_cost_link {
+	size_t size;
+	double delay_ns;
+	double ns_per_byte;
+};
+
+/* A bucket in the order of submission; times in ns since the start of the step. */
+struct psgd_cost_bucket {
+	const struct psgd_plan *plan;
+	int64_t ready_ns;
+	int64_t encode_ns; /* run(0) */
+	int64_t decode_ns; /* all later runs together */
+};
+
+struct psgd_cost {
+	size_t size;
+	int64_t step_ns;    /* compute + exposed */
+	int64_t exposed_ns; /* from the end of compute to the last gradient in place */
+	int64_t wire_ns;    /* busy time of the wire */
+	uint64_t payload_bytes;
+};
+
+/* The link model in the form of the cost model: for all-reduces between n_workers. Pure. */
+PSGD_API psgd_status psgd_cost_link_of(
+	const struct psgd_link *link, uint32_t n_workers, struct psgd_cost_link *out);
+
+/*
+ * Walks through one step: messages go out in the order P0 Q0 P1 Q1 ..., one at a time; one thread
+ * encodes and decodes beside them, a bucket whose message has come first, each later run taking the
+ * same part of decode_ns; compute ends at compute_ns. Rounds with count 0 send nothing. Pure; any
+ * thread.
+ * Errors: INVALID (no bucket, negative times), NOMEM.
+ */
+PSGD_API psgd_status psgd_cost_predict(const struct psgd_cost_bucket *buckets, size_t n_buckets,
+	int64_t compute_ns, const struct psgd_cost_link *link, struct psgd_cost *out);
+
+PSGD_END
+#endif

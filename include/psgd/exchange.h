@@ -1,0 +1,42 @@
+/*
+ * Exchanges: the same engine for trainers with collectives of their own (MPI, NCCL, libtorch).
+ * A session without a transport does no I/O; it hands out the collectives to run.
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef PSGD_EXCHANGE_H
+#define PSGD_EXCHANGE_H
+
+#include <psgd/session.h>
+
+PSGD_BEGIN
+
+typedef struct psgd_exchange psgd_exchange;
+
+/*
+ * Begins the exchange of a bucket, as psgd_session_submit does, in a session without a transport.
+ * *out belongs to the session and is given back by psgd_exchange_end.
+ * Errors as psgd_session_submit; STATE if the session has a transport.
+ */
+PSGD_API psgd_status psgd_exchange_begin(psgd_session *session, const struct psgd_bucket *bucket,
+	psgd_stream ready, psgd_exchange **out);
+
+/*
+ * Ends the step: all its bucket exchanges must be done. The exchange that begins here carries the
+ * decision on the next ranks; it must be done before a bucket of the next step can go on.
+ * *report may be NULL; its times cover the calls of psgd_exchange_next, and the wire is unknown.
+ */
+PSGD_API psgd_status psgd_exchange_begin_finish(psgd_session *session,
+	const struct psgd_step_info *info, struct psgd_report *report, psgd_exchange **out);
+
+/*
+ * Goes on as far as possible. WANT_COLLECTIVE: run *out (its notify is NULL), then call again.
+ * PENDING: not its turn; an earlier exchange must be advanced first. OK: done.
+ * A failure is the session's too.
+ */
+PSGD_API psgd_status psgd_exchange_next(psgd_exchange *exchange, struct psgd_collective *out);
+
+/* Gives an exchange back and sets it to NULL; one that is not done fails the session. */
+PSGD_API void psgd_exchange_end(psgd_exchange **exchange);
+
+PSGD_END
+#endif

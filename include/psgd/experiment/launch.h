@@ -1,0 +1,37 @@
+/* Who this process is: flags and launcher environments. SPDX-License-Identifier: MIT */
+#ifndef PSGD_EXPERIMENT_LAUNCH_H
+#define PSGD_EXPERIMENT_LAUNCH_H
+
+#include <psgd/types.h>
+
+PSGD_BEGIN
+
+struct psgd_launch {
+	size_t size;
+	uint32_t worker, n_workers;
+	uint32_t local_rank, local_size;
+	uint16_t master_port;
+	char master_addr[256];
+	char source[64]; /* "flags", "PSGD_*", "torchrun", "Open MPI", "Hydra", "Slurm", "default"
+			  */
+};
+
+/* Identity as given by flags; -1 or NULL: not given. */
+struct psgd_launch_flags {
+	size_t size;
+	int64_t rank, world_size, local_rank, local_size;
+	int64_t master_port;
+	const char *master_addr;
+};
+
+/*
+ * Identity from flags, then PSGD_*, torchrun's, Open MPI's, Hydra's, Slurm's variables, else one
+ * process. Half a set, a number out of range, or two sets that disagree: CONFIG, and error names
+ * the flags or variables. Default address 127.0.0.1, port 29500. flags may be NULL. Reads the
+ * environment; call before threads start.
+ */
+PSGD_API psgd_status psgd_launch_resolve(const struct psgd_launch_flags *flags,
+	struct psgd_launch *out, char *error, size_t error_bytes);
+
+PSGD_END
+#endif

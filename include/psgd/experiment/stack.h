@@ -1,0 +1,62 @@
+/* All library objects of one worker, from a configuration. SPDX-License-Identifier: MIT */
+#ifndef PSGD_EXPERIMENT_STACK_H
+#define PSGD_EXPERIMENT_STACK_H
+
+#include <psgd/experiment/config.h>
+#include <psgd/experiment/rendezvous.h>
+#include <psgd/experiment/run.h>
+#include <psgd/session.h>
+
+PSGD_BEGIN
+
+typedef struct psgd_stack psgd_stack;
+
+struct psgd_stack_options {
+	size_t size;
+	psgd_log_fn log;
+	void *log_user;
+	enum psgd_log_level log_level;
+	uint32_t reserved;
+	char *error;
+	size_t error_bytes;
+};
+
+/*
+ * What a trainer started by `psgd run` calls first: reads the environment (PSGD_CONFIG,
+ * PSGD_CONFIG_SOURCE: the user's file, kept as config.yaml, PSGD_RUN_DIR, PSGD_TOKEN_FILE,
+ * PSGD_MODULE_PATH, PSGD_RDZV_TIMEOUT in seconds, PSGD_PROGRESS_FD, PSGD_OVERWRITE and the
+ * identity of launch.h), loads the configuration, meets the other workers,
+ * compares configurations with worker 0's (MISMATCH: error is a table of the keys that differ),
+ * opens the transport, shaped if the configuration says so, and the run folder. On success *out is
+ * ended by psgd_stack_close. One thread.
+ */
+PSGD_API psgd_status psgd_stack_open(const struct psgd_stack_options *options, psgd_stack **out);
+
+/* Then the session over the trainer's tensors; it belongs to the stack. */
+PSGD_API psgd_status psgd_stack_session(
+	psgd_stack *stack, const struct psgd_tensor *tensors, size_t n_tensors, psgd_session **out);
+
+/* The parts; they live as long as the stack. */
+PSGD_API const struct psgd_config *psgd_stack_config(const psgd_stack *stack);
+PSGD_API const struct psgd_launch *psgd_stack_launch(const psgd_stack *stack);
+PSGD_API psgd_run *psgd_stack_run(psgd_stack *stack);
+PSGD_API const struct psgd_controller *psgd_stack_controller(const psgd_stack *stack);
+
+/*
+ * 0: no failure. 2: CONFIG INVALID STATE MISMATCH. 3: PEER_LOST. 4: TIMEOUT. 5: UNSUPPORTED AUTH
+ * IO DEVICE (a port in use, no module). 1: all others. psgd_stack_open says CONFIG for a
+ * configuration, or a recorded run that it names, that cannot be read.
+ */
+PSGD_API int psgd_exit_code(psgd_status status);
+
+/* Text of the last failure of any part. */
+PSGD_API void psgd_stack_error(psgd_stack *stack, char *text, size_t bytes);
+
+/*
+ * Ends everything in the right order and sets *stack to NULL. status: how training ended;
+ * written to the run folder with the reason (NULL: the last error). NULL *stack is fine.
+ */
+PSGD_API void psgd_stack_close(psgd_stack **stack, psgd_status status, const char *reason);
+
+PSGD_END
+#endif
