@@ -1,0 +1,101 @@
+#include "device/cpu.h"
+
+#include <string.h>
+
+#include "base/base.h"
+
+#define CPU_ALIGN 64
+
+struct cpu_device {
+	struct psgd_device_cpu_options options;
+};
+
+static psgd_status cpu_alloc(void *self, size_t bytes, void **out)
+{
+	struct cpu_device *cpu = self;
+	size_t whole;
+
+	*out = NULL;
+	if (__builtin_add_overflow(bytes ? bytes : 1, CPU_ALIGN - 1, &whole))
+		return PSGD_ERR_NOMEM;
+	whole -= whole % CPU_ALIGN;
+	if (cpu->options.alloc)
+		*out = cpu->options.alloc(cpu->options.alloc_user, whole);
+	else
+		*out = aligned_alloc(CPU_ALIGN, whole);
+	return *out ? PSGD_OK : PSGD_ERR_NOMEM;
+}
+
+static void cpu_free(void *self, void *memory, size_t bytes)
+{
+	struct cpu_device *cpu = self;
+
+	if (!memory)
+		return;
+	if (cpu->options.free)
+		cpu->options.free(cpu->options.alloc_user, memory, bytes);
+	else
+		free(memory);
+}
+
+static psgd_status cpu_copy(
+	void *self, void *dst, const void *src, size_t bytes, psgd_stream stream)
+{
+	(void)self;
+	(void)stream;
+	memcpy(dst, src, bytes);
+	return PSGD_OK;
+}
+
+static psgd_status cpu_zero(void *self, void *dst, size_t bytes, psgd_stream stream)
+{
+	(void)self;
+	(void)stream;
+	memset(dst, 0, bytes);
+	return PSGD_OK;
+}
+
+static void cpu_destroy(void *self)
+{
+	free(self);
+}
+
+static const struct psgd_device_ops cpu_ops = {
+	.size = sizeof(cpu_ops),
+	.name = "cpu",
+	.alloc = cpu_alloc,
+	.free = cpu_free,
+	.copy = cpu_copy,
+	.zero = cpu_zero,
+	.kernels = &psgd__cpu_kernels,
+	.destroy = cpu_destroy,
+};
+
+psgd_status psgd_device_cpu(const struct psgd_device_cpu_options *options, struct psgd_device *out)
+{
+	struct psgd_device_cpu_options mine;
+	struct cpu_device *cpu;
+
+	if (!out)
+		return PSGD_ERR_INVALID;
+	memset(out, 0, sizeof(*out));
+	PSGD__TRY(psgd__copy_options(&mine, sizeof(mine), options));
+	if (!mine.alloc != !mine.free)
+		return PSGD_ERR_INVALID;
+	cpu = psgd__calloc(1, sizeof(*cpu));
+	if (!cpu)
+		return PSGD_ERR_NOMEM;
+	cpu->options = mine;
+	out->ops = &cpu_ops;
+	out->self = cpu;
+	return PSGD_OK;
+}
+
+void psgd_device_destroy(struct psgd_device *device)
+{
+	if (!device || !device->ops)
+		return;
+	if (device->ops->destroy)
+		device->ops->destroy(device->self);
+	memset(device, 0, sizeof(*device));
+}
