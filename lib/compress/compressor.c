@@ -1,0 +1,12 @@
+#include <psgd/compressor.h>
+
+#include <string.h>
+
+void psgd_compressor_destroy(struct psgd_compressor *compressor)
+{
+	if (!compressor || !compressor->ops)
+		return;
+	if (compressor->ops->destroy)
+		compressor->ops->destroy(compressor->self);
+	memset(compressor, 0, sizeof(*compressor));
+}

@@ -1,0 +1,51 @@
+/* State of PowerSGD, shared by the step (powersgd.c) and the change of ranks (powersgd_rank.c). */
+#ifndef PSGD_COMPRESS_POWERSGD_H
+#define PSGD_COMPRESS_POWERSGD_H
+
+#include <psgd/compressor.h>
+
+#include "base/base.h"
+#include "base/index.h"
+#include "base/kernels.h"
+
+struct psgd__ps_tensor {
+	int64_t n, m;
+	uint32_t id;
+	uint32_t rank; /* in force, clamped; 0: dense */
+	float *e;      /* error memory, n by m; NULL until the tensor is first compressed */
+	float *q;      /* q_cols columns of m values; NULL without warm start */
+	uint32_t q_cols;
+	uint32_t draw;	   /* of the next random columns */
+	bool compressible; /* a matrix that may be compressed at all */
+	bool q_used;	   /* q holds the last step's Q */
+	bool e_used;	   /* e may hold something other than zeros */
+};
+
+struct psgd__powersgd {
+	struct psgd_powersgd_options options;
+	struct psgd_scope scope;
+	struct psgd__index index;
+	struct psgd__ps_tensor *tensors;
+	uint64_t state_bytes;
+	/* Groups for the kernels, with room for every tensor. */
+	struct psgd__matrix *matrices;
+	struct psgd__panel *panels;
+	size_t n_matrices;
+};
+
+/* The rank that a tensor would have: clamped, 0 if it would travel dense. */
+uint32_t psgd__powersgd_effective_rank(
+	const struct psgd__powersgd *ps, const struct psgd__ps_tensor *tensor, uint32_t rank);
+
+/* See psgd_compressor_ops. */
+psgd_status psgd__powersgd_set_ranks(void *self, const uint32_t *ranks);
+
+/* Device memory that is counted in state_bytes. */
+psgd_status psgd__powersgd_alloc(struct psgd__powersgd *ps, size_t values, float **out);
+void psgd__powersgd_free(struct psgd__powersgd *ps, float *memory, size_t values);
+
+/* Random columns first_col .. of a panel of m values each, advancing the tensor's draw. */
+psgd_status psgd__powersgd_draw(struct psgd__powersgd *ps, struct psgd__ps_tensor *tensor,
+	float *to, uint32_t first_col, uint32_t cols, psgd_stream stream);
+
+#endif

@@ -1,0 +1,373 @@
+/*
+ * What happens between two steps: observations of all workers are gathered, worker 0 decides, and
+ * the ranks are broadcast. All of it is hidden under the next forward pass.
+ */
+#include "engine/core.h"
+
+#include <math.h>
+#include <string.h>
+
+enum stage { GATHER_SEND = 0, GATHER_CHECK, DECIDE, RANKS_SEND, RANKS_APPLY };
+
+/* One worker's block of the gathered vector; the blocks of the others are zero before the sum. */
+enum {
+	AT_HASH_HIGH,
+	AT_HASH_LOW,
+	AT_HASH_END,
+	AT_STEP = AT_HASH_END,
+	AT_EXPOSED,
+	AT_WIRE,
+	AT_COMPUTE,
+	AT_N_MESSAGES,
+	AT_N_BUCKETS,
+	AT_MESSAGES,
+	PER_BUCKET = 3
+};
+
+/* What worker 0 broadcasts, followed by n_tensors ranks of 32 bits. */
+struct rank_message {
+	uint64_t step;
+	uint32_t rank, n_tensors;
+};
+
+void psgd__control_free(struct psgd__control *control)
+{
+	psgd__record_free(&control->record);
+	free(control->vector);
+	free(control->ranks);
+	control->vector = NULL;
+	control->ranks = NULL;
+}
+
+static void fill_timing(const struct psgd__control *c, double *mine)
+{
+	const struct psgd__record *record = &c->record;
+	double *at = mine + AT_MESSAGES;
+
+	mine[AT_STEP] = (double)c->report.step_ns;
+	mine[AT_EXPOSED] = (double)(c->report.step_ns - c->report.compute_ns);
+	mine[AT_WIRE] = (double)c->report.wire_ns;
+	mine[AT_COMPUTE] = (double)c->report.compute_ns;
+	mine[AT_N_MESSAGES] = (double)record->n_messages;
+	mine[AT_N_BUCKETS] = (double)record->n_buckets;
+	for (size_t i = 0; i < record->n_messages; i++)
+		*at++ = (double)record->messages[i].ns;
+	for (size_t i = 0; i < record->n_buckets; i++) {
+		*at++ = (double)record->buckets[i].ready_ns;
+		*at++ = (double)record->buckets[i].encode_ns;
+		*at++ = (double)record->buckets[i].decode_ns;
+	}
+}
+
+psgd_status psgd__control_new(psgd_session *s, const struct psgd_step_info *info,
+	const struct psgd_report *report, struct psgd__record *record, bool first,
+	struct psgd_exchange **out)
+{
+	struct psgd_exchange *x;
+	struct psgd__control *c;
+
+	PSGD__TRY(psgd__exchange_new(s, PSGD__CONTROL, &x));
+	c = &x->control;
+	c->first = first;
+	if (first) {
+		c->needs = PSGD_NEED_DECISION;
+		c->step = UINT64_MAX;
+	} else {
+		c->step = s->step;
+		c->info = *info;
+		c->report = *report;
+		if (s->controller.ops)
+			c->needs = s->controller.ops->needs(
+				s->controller.self, s->step, info->epoch, info->epoch_end != 0);
+		c->check_hash = s->options.check_every && info->param_hash &&
+				s->step % s->options.check_every == 0;
+		c->block = AT_HASH_END;
+		if (c->needs & PSGD_NEED_TIMING)
+			c->block =
+				AT_MESSAGES + record->n_messages + PER_BUCKET * record->n_buckets;
+	}
+	if (!(c->needs & PSGD_NEED_DECISION) && !c->check_hash) {
+		psgd__exchange_free(x);
+		*out = NULL;
+		return PSGD_OK;
+	}
+	c->ranks_bytes = sizeof(struct rank_message) + s->n_tensors * sizeof(uint32_t);
+	c->ranks = psgd__calloc(1, c->ranks_bytes);
+	c->vector = psgd__calloc(s->n_workers * c->block, sizeof(*c->vector));
+	if (!c->ranks || !c->vector) {
+		psgd__exchange_free(x);
+		return PSGD_ERR_NOMEM;
+	}
+	if (!first) {
+		double *mine = c->vector + s->worker * c->block;
+
+		c->record = *record;
+		memset(record, 0, sizeof(*record));
+		mine[AT_HASH_HIGH] = (double)(info->param_hash >> 32);
+		mine[AT_HASH_LOW] = (double)(info->param_hash & UINT32_MAX);
+		if (c->needs & PSGD_NEED_TIMING)
+			fill_timing(c, mine);
+	}
+	*out = x;
+	return PSGD_OK;
+}
+
+/* Means, and the minimum or maximum where that is the truth, into the record of worker 0. */
+static void merge_timing(
+	const psgd_session *s, struct psgd__control *c, struct psgd_observation *seen)
+{
+	const double n = (double)s->n_workers;
+	double step = 0, exposed = 0, wire = 0, compute = 0;
+
+	for (uint32_t w = 0; w < s->n_workers; w++) {
+		const double *block = c->vector + w * c->block;
+		const double *at = block + AT_MESSAGES;
+
+		step += block[AT_STEP] / n;
+		exposed += block[AT_EXPOSED] / n;
+		wire += block[AT_WIRE] / n;
+		compute = fmax(compute, block[AT_COMPUTE]);
+		for (size_t i = 0; i < c->record.n_messages; i++, at++) {
+			int64_t ns = (int64_t)*at;
+
+			if (!w || ns < c->record.messages[i].ns)
+				c->record.messages[i].ns = ns;
+		}
+		for (size_t i = 0; i < c->record.n_buckets; i++, at += PER_BUCKET) {
+			struct psgd_bucket_time *bucket = &c->record.buckets[i];
+
+			if (!w)
+				memset(bucket, 0, sizeof(*bucket));
+			bucket->ready_ns = (int64_t)fmax((double)bucket->ready_ns, at[0]);
+			bucket->encode_ns += (int64_t)(at[1] / n);
+			bucket->decode_ns += (int64_t)(at[2] / n);
+		}
+	}
+	seen->step_ns = (int64_t)step;
+	seen->exposed_ns = (int64_t)exposed;
+	seen->wire_ns = (int64_t)wire;
+	seen->compute_ns = (int64_t)compute;
+	seen->messages = c->record.messages;
+	seen->n_messages = c->record.n_messages;
+	seen->buckets = c->record.buckets;
+	seen->n_buckets = c->record.n_buckets;
+}
+
+/* psgd_observation.plan: the buckets of the observed step at another rank. */
+static psgd_status plan_at(void *user, size_t b, uint32_t rank, struct psgd_plan *out)
+{
+	struct psgd_exchange *x = user;
+	psgd_session *s = x->session;
+	const struct psgd__record *record = &x->control.record;
+	struct psgd_bucket bucket = PSGD_INIT(psgd_bucket);
+	struct psgd_grad *grads;
+	size_t from;
+	psgd_status status;
+
+	if (b >= record->n_buckets || !s->compressor.ops->plan_at)
+		return PSGD_ERR_INVALID;
+	from = b ? record->bucket_ends[b - 1] : 0;
+	bucket.n_grads = record->bucket_ends[b] - from;
+	grads = psgd__calloc(bucket.n_grads, sizeof(*grads));
+	if (!grads)
+		return PSGD_ERR_NOMEM;
+	for (size_t i = 0; i < bucket.n_grads; i++)
+		grads[i].id = record->ids[from + i];
+	bucket.grads = grads;
+	status = s->compressor.ops->plan_at(s->compressor.self, &bucket, rank, out);
+	free(grads);
+	return status;
+}
+
+static psgd_status sum_norm(psgd_session *s, double *out)
+{
+	struct psgd__span all = {s->grad_sum, (int64_t)s->grad_sum_values};
+	double squares = 0.0;
+
+	*out = NAN;
+	if (!s->grad_sum)
+		return PSGD_OK;
+	PSGD__TRY(s->device.ops->kernels->sum_squares(s->device.self, &all, 1, &squares, NULL));
+	*out = sqrt(squares);
+	return PSGD_OK;
+}
+
+static psgd_status reset_sum(psgd_session *s)
+{
+	s->grad_sum_steps = 0;
+	if (!s->grad_sum)
+		return PSGD_OK;
+	return s->device.ops->zero(
+		s->device.self, s->grad_sum, s->grad_sum_values * sizeof(float), NULL);
+}
+
+static void publish(psgd_session *s, const struct psgd__control *c, struct psgd_decision *decision)
+{
+	decision->step = c->step + 1;
+	decision->changed = c->first || decision->rank != s->decided_rank;
+	pthread_mutex_lock(&s->lock);
+	s->decided_rank = decision->rank;
+	s->decision = *decision;
+	s->decided = true;
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* Worker 0: asks the controller and fills the message. */
+static psgd_status decide(struct psgd_exchange *x)
+{
+	psgd_session *s = x->session;
+	struct psgd__control *c = &x->control;
+	struct psgd_observation seen = PSGD_INIT(psgd_observation);
+	struct psgd_decision decision = PSGD_INIT(psgd_decision);
+	struct rank_message head = {.step = c->step + 1, .n_tensors = (uint32_t)s->n_tensors};
+	uint32_t *ranks = (uint32_t *)(c->ranks + sizeof(head));
+
+	seen.step = c->step;
+	seen.epoch = c->info.epoch;
+	seen.learning_rate = c->info.learning_rate;
+	seen.first = c->first;
+	seen.epoch_end = c->info.epoch_end != 0;
+	seen.n_workers = s->n_workers;
+	seen.ranks = s->ranks;
+	seen.n_tensors = s->n_tensors;
+	seen.plan = plan_at;
+	seen.plan_user = x;
+	seen.grad_sum_norm = NAN;
+	seen.grad_sum_steps = s->grad_sum_steps;
+	if (c->needs & PSGD_NEED_TIMING)
+		merge_timing(s, c, &seen);
+	if (c->needs & PSGD_NEED_GRAD_NORM)
+		PSGD__TRY(sum_norm(s, &seen.grad_sum_norm));
+	decision.value = decision.threshold = NAN;
+	decision.link_delay_ns = decision.link_ns_per_byte = decision.predicted_exposed = NAN;
+	PSGD__TRY(s->controller.ops->decide(s->controller.self, &seen, ranks, &decision));
+	if (decision.reset_grad_sum)
+		PSGD__TRY(reset_sum(s));
+	head.rank = decision.rank;
+	memcpy(c->ranks, &head, sizeof(head));
+	publish(s, c, &decision);
+	return PSGD_OK;
+}
+
+static psgd_status apply(struct psgd_exchange *x)
+{
+	psgd_session *s = x->session;
+	struct psgd__control *c = &x->control;
+	const uint32_t *ranks = (const uint32_t *)(c->ranks + sizeof(struct rank_message));
+	struct rank_message head;
+
+	memcpy(&head, c->ranks, sizeof(head));
+	if (head.step != c->step + 1 || head.n_tensors != s->n_tensors)
+		return psgd__session_fail(s, PSGD_ERR_MISMATCH,
+			"worker 0 sent ranks for step %llu and %u tensors; this worker expects "
+			"step %llu and %zu tensors",
+			(unsigned long long)head.step, head.n_tensors,
+			(unsigned long long)(c->step + 1), s->n_tensors);
+	PSGD__TRY(s->compressor.ops->set_ranks(s->compressor.self, ranks));
+	pthread_mutex_lock(&s->lock);
+	for (size_t i = 0; i < s->n_tensors; i++)
+		s->ranks[i] = s->compressor.ops->rank
+				      ? s->compressor.ops->rank(s->compressor.self, i)
+				      : ranks[i];
+	pthread_mutex_unlock(&s->lock);
+	return psgd__finish_exchange(x);
+}
+
+static psgd_status check_gathered(struct psgd_exchange *x)
+{
+	psgd_session *s = x->session;
+	struct psgd__control *c = &x->control;
+	char who[128];
+
+	if (c->check_hash &&
+		psgd__differing(c->vector, c->block, AT_HASH_END, s->n_workers, who, sizeof(who)))
+		return psgd__session_fail(s, PSGD_ERR_MISMATCH,
+			"parameters at step %llu differ from worker 0's on %s",
+			(unsigned long long)c->step, who);
+	return PSGD_OK;
+}
+
+psgd_status psgd__control_advance(struct psgd_exchange *x)
+{
+	psgd_session *s = x->session;
+	struct psgd__control *c = &x->control;
+	bool decision = c->needs & PSGD_NEED_DECISION;
+	bool gather = c->check_hash || (c->needs & PSGD_NEED_TIMING);
+	psgd_status status;
+
+	for (;;) {
+		switch (x->stage) {
+		case GATHER_SEND:
+			if (!gather) {
+				x->stage = DECIDE;
+				break;
+			}
+			status = psgd__hand_out(x, PSGD_ALLREDUCE_SUM, PSGD_F64, c->vector,
+				(int64_t)(s->n_workers * c->block), !decision);
+			if (status == PSGD_WANT_COLLECTIVE)
+				x->stage = GATHER_CHECK;
+			return status;
+		case GATHER_CHECK:
+			PSGD__TRY(check_gathered(x));
+			if (!decision)
+				return psgd__finish_exchange(x);
+			x->stage = DECIDE;
+			break;
+		case DECIDE:
+			if (s->worker == 0)
+				PSGD__TRY(decide(x));
+			x->stage = RANKS_SEND;
+			break;
+		case RANKS_SEND:
+			status = psgd__hand_out(x, PSGD_BROADCAST, PSGD_U8, c->ranks,
+				(int64_t)c->ranks_bytes, true);
+			if (status == PSGD_WANT_COLLECTIVE)
+				x->stage = RANKS_APPLY;
+			return status;
+		default:
+			return apply(x);
+		}
+	}
+}
+
+psgd_status psgd__step_end(psgd_session *s, const struct psgd_step_info *info, int64_t end_ns,
+	struct psgd_report *report, struct psgd_exchange **control)
+{
+	struct psgd_report mine = PSGD_INIT(psgd_report);
+	struct psgd_step_info last;
+	struct psgd__record record;
+
+	*control = NULL;
+	PSGD__TRY(psgd__copy_options(&last, sizeof(last), info));
+	pthread_mutex_lock(&s->lock);
+	record = s->record;
+	memset(&s->record, 0, sizeof(s->record));
+	s->record.start_ns = end_ns;
+	mine.decided = s->decided;
+	mine.decision = s->decision;
+	s->decided = false;
+	pthread_mutex_unlock(&s->lock);
+
+	psgd__record_report(&record, end_ns, &mine);
+	mine.step = s->step;
+	mine.grad_norm = s->options.flags & PSGD_SESSION_GRAD_NORM ? sqrt(record.sum_squares) : NAN;
+	mine.grad_sum_norm = NAN;
+	if (record.n_nonfinite == 0 && s->sum_gradients)
+		s->grad_sum_steps++;
+	psgd_status status = PSGD_OK;
+	if (last.epoch_end && (s->options.flags & PSGD_SESSION_GRAD_SUM))
+		status = sum_norm(s, &mine.grad_sum_norm);
+	if (status >= 0)
+		status = psgd__control_new(s, &last, &mine, &record, false, control);
+	/* Nobody else resets the sum: the session's own is over an epoch. */
+	if (status >= 0 && last.epoch_end && s->sum_gradients &&
+		!(s->controller.ops &&
+			(s->controller.ops->needs(s->controller.self, s->step, last.epoch, true) &
+				PSGD_NEED_GRAD_SUM)))
+		status = reset_sum(s);
+	psgd__record_free(&record);
+	s->step++;
+	s->step_buckets = 0;
+	psgd__copy_report(report, &mine, sizeof(mine));
+	return status;
+}

@@ -1,0 +1,381 @@
+#include "engine/core.h"
+
+#include <stdio.h>
+#include <string.h>
+
+psgd_status psgd__session_fail(psgd_session *s, psgd_status status, const char *format, ...)
+{
+	va_list args;
+
+	pthread_mutex_lock(&s->lock);
+	if (s->status >= 0) {
+		s->status = status;
+		va_start(args, format);
+		psgd__vtext(s->error, sizeof(s->error), format, args);
+		va_end(args);
+		if (s->options.log && s->options.log_level >= PSGD_LOG_ERROR)
+			s->options.log(s->options.log_user, PSGD_LOG_ERROR, s->error);
+	}
+	status = s->status;
+	pthread_cond_broadcast(&s->done);
+	pthread_mutex_unlock(&s->lock);
+	return status;
+}
+
+psgd_status psgd__session_status(psgd_session *s)
+{
+	psgd_status status;
+
+	pthread_mutex_lock(&s->lock);
+	status = s->status;
+	pthread_mutex_unlock(&s->lock);
+	return status;
+}
+
+psgd_status psgd__message_memory(psgd_session *s, size_t bytes, float **out)
+{
+	struct psgd__block *block = NULL;
+	void *memory;
+
+	for (size_t i = 0; i < s->n_blocks; i++) {
+		struct psgd__block *b = &s->blocks[i];
+
+		if (!b->used && b->bytes >= bytes && (!block || b->bytes < block->bytes))
+			block = b;
+	}
+	/* Ranks change sizes by small factors: a block that is far too large is left to others. */
+	if (block && block->bytes / 4 <= bytes) {
+		block->used = true;
+		*out = block->memory;
+		return PSGD_OK;
+	}
+	PSGD__TRY(s->device.ops->alloc(s->device.self, bytes, &memory));
+	for (size_t i = 0; i < s->n_blocks; i++) {
+		block = &s->blocks[i];
+		if (block->used || block->bytes > bytes)
+			continue;
+		s->device.ops->free(s->device.self, block->memory, block->bytes);
+		*block = (struct psgd__block){memory, bytes, true};
+		*out = memory;
+		return PSGD_OK;
+	}
+	if (psgd__grow(&s->blocks, &s->blocks_capacity, s->n_blocks + 1, sizeof(*s->blocks)) < 0) {
+		s->device.ops->free(s->device.self, memory, bytes);
+		return PSGD_ERR_NOMEM;
+	}
+	s->blocks[s->n_blocks++] = (struct psgd__block){memory, bytes, true};
+	*out = memory;
+	return PSGD_OK;
+}
+
+void psgd__message_release(psgd_session *s, float *memory)
+{
+	for (size_t i = 0; memory && i < s->n_blocks; i++) {
+		if (s->blocks[i].memory == memory)
+			s->blocks[i].used = false;
+	}
+}
+
+psgd_status psgd__exchange_new(psgd_session *s, enum psgd__kind kind, struct psgd_exchange **out)
+{
+	struct psgd_exchange *x = psgd__calloc(1, sizeof(*x));
+
+	*out = x;
+	if (!x)
+		return PSGD_ERR_NOMEM;
+	x->session = s;
+	x->kind = kind;
+	x->is_control = kind != PSGD__BUCKET;
+	return PSGD_OK;
+}
+
+void psgd__exchange_free(struct psgd_exchange *x)
+{
+	if (!x)
+		return;
+	psgd__control_free(&x->control);
+	psgd__message_release(x->session, x->memory);
+	free(x->agreement);
+	free(x->grads);
+	free(x);
+}
+
+/* Every tensor of the bucket is known, has data, and is submitted for the first time this step. */
+static psgd_status check_bucket(psgd_session *s, const struct psgd_bucket *bucket)
+{
+	size_t done = 0;
+
+	for (; done < bucket->n_grads; done++) {
+		const struct psgd_grad *grad = &bucket->grads[done];
+		size_t at = psgd__index_find(&s->index, grad->id);
+
+		if (at == SIZE_MAX || !grad->data || s->submitted_in[at] == s->step + 1)
+			break;
+		s->submitted_in[at] = s->step + 1;
+	}
+	if (done == bucket->n_grads)
+		return PSGD_OK;
+	while (done-- > 0)
+		s->submitted_in[psgd__index_find(&s->index, bucket->grads[done].id)] = 0;
+	return PSGD_ERR_INVALID;
+}
+
+psgd_status psgd__bucket_new(
+	psgd_session *s, const struct psgd_bucket *bucket, struct psgd_exchange **out)
+{
+	struct psgd_bucket mine;
+	struct psgd_exchange *x;
+
+	*out = NULL;
+	if (!bucket)
+		return PSGD_ERR_INVALID;
+	PSGD__TRY(psgd__copy_options(&mine, sizeof(mine), bucket));
+	if (!mine.grads || !mine.n_grads || mine.n_grads > s->n_tensors)
+		return PSGD_ERR_INVALID;
+	if (psgd__session_status(s) < 0)
+		return PSGD_ERR_FAILED;
+	PSGD__TRY(psgd__exchange_new(s, PSGD__BUCKET, &x));
+	x->grads = psgd__calloc(mine.n_grads, sizeof(*x->grads));
+	if (!x->grads) {
+		psgd__exchange_free(x);
+		return PSGD_ERR_NOMEM;
+	}
+	memcpy(x->grads, mine.grads, mine.n_grads * sizeof(*x->grads));
+	x->bucket = mine;
+	x->bucket.grads = x->grads;
+	if (check_bucket(s, &x->bucket) < 0) {
+		psgd__exchange_free(x);
+		return PSGD_ERR_INVALID;
+	}
+	x->number = s->step_buckets++;
+	x->ticket = ++s->last_ticket;
+	x->round.size = sizeof(x->round);
+	x->round.step = s->step;
+	x->round.bucket = &x->bucket;
+	x->ready_ns = psgd__now_ns();
+	*out = x;
+	return PSGD_OK;
+}
+
+void psgd__queue_push(psgd_session *s, struct psgd_exchange *x)
+{
+	struct psgd_exchange **at = &s->head;
+
+	pthread_mutex_lock(&s->lock);
+	while (*at)
+		at = &(*at)->next;
+	*at = x;
+	x->next = NULL;
+	if (x->kind == PSGD__CONTROL)
+		s->open_controls++;
+	s->woken = true;
+	pthread_cond_signal(&s->wake);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void psgd__queue_remove(psgd_session *s, struct psgd_exchange *x)
+{
+	struct psgd_exchange **at = &s->head;
+
+	pthread_mutex_lock(&s->lock);
+	while (*at && *at != x)
+		at = &(*at)->next;
+	if (*at)
+		*at = x->next;
+	x->next = NULL;
+	pthread_cond_broadcast(&s->done);
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* The caller's pointer, or an object of our own that plays its part. */
+static psgd_status choose_parts(psgd_session *s)
+{
+	const struct psgd_session_options *o = &s->options;
+
+	if (o->device) {
+		s->device = *o->device;
+	} else {
+		PSGD__TRY(psgd_device_cpu(NULL, &s->own_device));
+		s->device = s->own_device;
+	}
+	if (o->compressor) {
+		s->compressor = *o->compressor;
+	} else {
+		PSGD__TRY(psgd_compressor_dense(&s->own_compressor));
+		s->compressor = s->own_compressor;
+	}
+	if (o->controller && o->controller->ops)
+		s->controller = *o->controller;
+	if (o->transport)
+		s->transport = *o->transport;
+	s->worker = o->transport ? o->transport->worker : o->worker;
+	s->n_workers = o->transport ? o->transport->n_workers : o->n_workers;
+	if (!s->n_workers)
+		s->n_workers = 1;
+	if (s->worker >= s->n_workers || !s->device.ops || !s->compressor.ops ||
+		!s->device.ops->kernels || (o->transport && !s->transport.ops))
+		return PSGD_ERR_INVALID;
+	if (s->controller.ops && !s->compressor.ops->set_ranks)
+		return PSGD_ERR_UNSUPPORTED;
+	return PSGD_OK;
+}
+
+static psgd_status copy_tensors(psgd_session *s, const struct psgd_tensor *tensors, size_t n)
+{
+	s->tensors = psgd__calloc(n, sizeof(*s->tensors));
+	s->counts = psgd__calloc(n, sizeof(*s->counts));
+	s->submitted_in = psgd__calloc(n, sizeof(*s->submitted_in));
+	s->ranks = psgd__calloc(n, sizeof(*s->ranks));
+	s->grad_sum_at = psgd__calloc(n, sizeof(*s->grad_sum_at));
+	if (!s->tensors || !s->counts || !s->submitted_in || !s->ranks || !s->grad_sum_at)
+		return PSGD_ERR_NOMEM;
+	s->n_tensors = n;
+	for (size_t i = 0; i < n; i++) {
+		s->tensors[i] = tensors[i];
+		s->tensors[i].name = NULL;
+		s->counts[i] = psgd_tensor_count(&tensors[i]);
+		if (s->counts[i] < 1 || tensors[i].dtype != PSGD_F32)
+			return PSGD_ERR_INVALID;
+		s->grad_sum_at[i] = s->grad_sum_values;
+		if (__builtin_add_overflow(
+			    s->grad_sum_values, (size_t)s->counts[i], &s->grad_sum_values))
+			return PSGD_ERR_INVALID;
+		s->tensors[i].name = psgd__strdup(tensors[i].name);
+		if (tensors[i].name && !s->tensors[i].name)
+			return PSGD_ERR_NOMEM;
+	}
+	return psgd__index_init(&s->index, s->tensors, n);
+}
+
+static psgd_status attach_compressor(psgd_session *s)
+{
+	struct psgd_scope scope = {
+		.size = sizeof(scope),
+		.tensors = s->tensors,
+		.n_tensors = s->n_tensors,
+		.device = &s->device,
+		.worker = s->worker,
+		.n_workers = s->n_workers,
+	};
+
+	PSGD__TRY(s->compressor.ops->attach(s->compressor.self, &scope));
+	s->attached = true;
+	for (size_t i = 0; i < s->n_tensors && s->compressor.ops->rank; i++)
+		s->ranks[i] = s->compressor.ops->rank(s->compressor.self, i);
+	return PSGD_OK;
+}
+
+/* The gradient sum, on worker 0 and only if somebody reads it. */
+static psgd_status allocate_sum(psgd_session *s)
+{
+	bool wanted = s->options.flags & PSGD_SESSION_GRAD_SUM;
+	void *memory;
+	size_t bytes;
+
+	if (s->controller.ops)
+		wanted |= !!(s->controller.ops->needs(s->controller.self, 0, 0, false) &
+			     PSGD_NEED_GRAD_SUM);
+	if (!wanted || s->worker != 0)
+		return PSGD_OK;
+	if (psgd__mul_overflows(s->grad_sum_values, sizeof(float), &bytes))
+		return PSGD_ERR_NOMEM;
+	PSGD__TRY(s->device.ops->alloc(s->device.self, bytes, &memory));
+	s->grad_sum = memory;
+	s->sum_gradients = true;
+	return s->device.ops->zero(s->device.self, memory, bytes, NULL);
+}
+
+static psgd_status init_locks(psgd_session *s)
+{
+	pthread_condattr_t monotonic;
+
+	if (pthread_condattr_init(&monotonic))
+		return PSGD_ERR_NOMEM;
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->wake, &monotonic);
+	pthread_cond_init(&s->done, &monotonic);
+	pthread_condattr_destroy(&monotonic);
+	s->locks_ready = true;
+	return PSGD_OK;
+}
+
+psgd_status psgd__session_setup(const struct psgd_tensor *tensors, size_t n_tensors,
+	const struct psgd_session_options *options, psgd_session **out)
+{
+	struct psgd_exchange *first = NULL;
+	psgd_status status;
+	psgd_session *s;
+
+	*out = NULL;
+	if (!tensors || !n_tensors || n_tensors > UINT32_MAX)
+		return PSGD_ERR_INVALID;
+	s = psgd__calloc(1, sizeof(*s));
+	if (!s)
+		return PSGD_ERR_NOMEM;
+	status = init_locks(s);
+	if (status >= 0)
+		status = psgd__copy_options(&s->options, sizeof(s->options), options);
+	if (status >= 0)
+		status = choose_parts(s);
+	if (status >= 0)
+		status = copy_tensors(s, tensors, n_tensors);
+	if (status >= 0)
+		status = attach_compressor(s);
+	if (status >= 0)
+		status = allocate_sum(s);
+	if (status >= 0 && s->controller.ops) {
+		status = psgd__control_new(s, NULL, NULL, NULL, true, &first);
+		if (status >= 0)
+			psgd__queue_push(s, first);
+	}
+	if (status < 0) {
+		psgd__session_teardown(s);
+		return status;
+	}
+	s->record.start_ns = psgd__now_ns();
+	*out = s;
+	return PSGD_OK;
+}
+
+void psgd__session_teardown(psgd_session *s)
+{
+	while (s->head) {
+		struct psgd_exchange *x = s->head;
+
+		s->head = x->next;
+		psgd__exchange_free(x);
+	}
+	while (s->held) {
+		struct psgd_exchange *x = s->held;
+
+		s->held = x->next;
+		psgd__exchange_free(x);
+	}
+	psgd__record_free(&s->record);
+	if (s->grad_sum)
+		s->device.ops->free(
+			s->device.self, s->grad_sum, s->grad_sum_values * sizeof(float));
+	for (size_t i = 0; i < s->n_blocks; i++)
+		s->device.ops->free(s->device.self, s->blocks[i].memory, s->blocks[i].bytes);
+	free(s->blocks);
+	free(s->seen);
+	if (s->attached)
+		s->compressor.ops->detach(s->compressor.self);
+	psgd_compressor_destroy(&s->own_compressor);
+	psgd_device_destroy(&s->own_device);
+	psgd__index_finish(&s->index);
+	for (size_t i = 0; s->tensors && i < s->n_tensors; i++)
+		free((char *)s->tensors[i].name);
+	free(s->grad_sum_at);
+	free(s->ranks);
+	free(s->submitted_in);
+	free(s->counts);
+	free(s->tensors);
+	if (s->locks_ready) {
+		pthread_cond_destroy(&s->done);
+		pthread_cond_destroy(&s->wake);
+		pthread_mutex_destroy(&s->lock);
+	}
+	free(s);
+}

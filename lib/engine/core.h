@@ -1,0 +1,211 @@
+/*
+ * The engine behind psgd_session and psgd_exchange: a queue of exchanges that hand out collectives
+ * in one fixed order. Nothing here does I/O; session.c drives it with a transport and a thread.
+ *
+ * Threads: `lock` guards what is marked so. Everything else belongs to the thread that advances
+ * exchanges: the progress thread, or the caller of psgd_exchange_next.
+ */
+#ifndef PSGD_ENGINE_CORE_H
+#define PSGD_ENGINE_CORE_H
+
+#include <pthread.h>
+
+#include <psgd/exchange.h>
+#include <psgd/session.h>
+
+#include "base/base.h"
+#include "base/index.h"
+#include "base/kernels.h"
+
+enum psgd__kind { PSGD__BUCKET = 1, PSGD__CONTROL, PSGD__BROADCAST, PSGD__SUM, PSGD__AGREE };
+
+enum psgd__busy { PSGD__ENCODING = 0, PSGD__DECODING, PSGD__ON_WIRE, PSGD__N_BUSY };
+
+struct psgd__interval {
+	int64_t start_ns, end_ns;
+	enum psgd__busy what;
+};
+
+/* Everything observed in one step. */
+struct psgd__record {
+	struct psgd__interval *intervals;
+	size_t n_intervals, intervals_capacity;
+	struct psgd__interval *waits; /* of the driver thread; `what` is not used */
+	size_t n_waits, waits_capacity;
+	struct psgd_message_time *messages; /* of buckets, ns of this worker */
+	size_t n_messages, messages_capacity;
+	struct psgd_bucket_time *buckets; /* of this worker */
+	size_t n_buckets, buckets_capacity;
+	int64_t start_ns;
+	uint64_t raw_bytes, payload_bytes, control_bytes, sent_bytes;
+	double sum_squares;
+	uint32_t rank_min, rank_max, n_nonfinite;
+	/* What the buckets were, for questions of the controller: ids one after the other. */
+	uint32_t *ids;
+	size_t n_ids, ids_capacity;
+	size_t *bucket_ends; /* into ids */
+	size_t ends_capacity;
+};
+
+/* The end of a step as the control exchange needs it. */
+struct psgd__control {
+	uint32_t needs;
+	bool first, check_hash;
+	uint64_t step; /* that ended */
+	struct psgd_step_info info;
+	struct psgd__record record;
+	struct psgd_report report; /* times of this worker */
+	double *vector;		   /* one block per worker */
+	size_t block;		   /* doubles in it */
+	unsigned char *ranks;	   /* the broadcast message */
+	size_t ranks_bytes;
+};
+
+struct psgd_exchange {
+	struct psgd_exchange *next; /* in the order of messages; guarded by lock in a session */
+	psgd_session *session;
+	enum psgd__kind kind;
+	int stage;
+	bool owned;	/* a caller holds it: psgd_exchange_end frees it */
+	bool all_sent;	/* every collective was handed out: the next exchange's turn */
+	bool in_flight; /* the last collective handed out is not back yet */
+	bool done;	/* guarded by lock in a session */
+	psgd_ticket ticket;
+	struct psgd_collective collective; /* the last one handed out */
+	bool is_control;		   /* it counts as control bytes */
+
+	/* PSGD__BUCKET */
+	struct psgd_bucket bucket;
+	struct psgd_grad *grads;
+	struct psgd_plan plan;
+	struct psgd_round round;
+	float *memory; /* of all messages */
+	size_t memory_bytes;
+	double *agreement;
+	uint64_t signature;
+	size_t number; /* of the bucket in its step */
+	int64_t ready_ns, encode_ns, decode_ns;
+
+	/* PSGD__CONTROL */
+	struct psgd__control control;
+
+	/* PSGD__BROADCAST, PSGD__SUM, PSGD__AGREE */
+	void *data;
+	int64_t count;
+	uint32_t root;
+
+	/* The driver's */
+	void *request;
+	int64_t posted_ns;
+};
+
+struct psgd__block {
+	float *memory;
+	size_t bytes;
+	bool used;
+};
+
+struct psgd_session {
+	struct psgd_session_options options;
+	struct psgd_device device, own_device;
+	struct psgd_compressor compressor, own_compressor;
+	struct psgd_controller controller;
+	struct psgd_transport transport; /* ops NULL: exchanges */
+	uint32_t worker, n_workers;
+	struct psgd_tensor *tensors;
+	int64_t *counts;
+	size_t n_tensors;
+	struct psgd__index index;
+	uint64_t *submitted_in; /* step + 1 in which a tensor was submitted last; driver thread */
+
+	pthread_mutex_t lock;
+	pthread_cond_t wake; /* for the progress thread */
+	pthread_cond_t done; /* for callers that wait */
+	pthread_t thread;
+	bool has_thread, locks_ready, attached;
+	bool stop, woken, aborted;  /* guarded */
+	psgd_status status;	    /* first failure, sticky; guarded */
+	char error[512];	    /* guarded */
+	struct psgd_exchange *head; /* queue; guarded */
+	struct psgd_exchange *held; /* waiting for finish_step, without overlap; driver thread */
+	psgd_ticket last_ticket;    /* driver thread */
+	struct psgd__record record; /* of the step that runs; guarded */
+	uint32_t *ranks;	    /* in force; guarded */
+	bool decided;		    /* guarded, as decision */
+	struct psgd_decision decision;
+	uint32_t decided_rank;
+
+	uint64_t step;		      /* driver thread */
+	size_t step_buckets;	      /* submitted in it; driver thread */
+	int64_t wire_end_ns;	      /* of the last message that came through; guarded */
+	_Atomic size_t open_controls; /* not done yet: ranks of later buckets are unknown */
+	uint64_t *seen;		      /* signatures that all workers have agreed on */
+	size_t n_seen, seen_capacity;
+	struct psgd__block *blocks;
+	size_t n_blocks, blocks_capacity;
+	uint64_t next_tag;
+	bool sum_gradients;
+	float *grad_sum;     /* all tensors one after the other */
+	size_t *grad_sum_at; /* offset of each tensor */
+	size_t grad_sum_values;
+	uint64_t grad_sum_steps; /* driver thread, and control */
+};
+
+/* First failure wins; text is formatted. Returns the session's status. Takes the lock. */
+psgd_status psgd__session_fail(psgd_session *s, psgd_status status, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* The sticky status. Takes the lock. */
+psgd_status psgd__session_status(psgd_session *s);
+
+/* core.c */
+psgd_status psgd__exchange_new(psgd_session *s, enum psgd__kind kind, struct psgd_exchange **out);
+psgd_status psgd__bucket_new(
+	psgd_session *s, const struct psgd_bucket *bucket, struct psgd_exchange **out);
+void psgd__exchange_free(struct psgd_exchange *x);
+void psgd__queue_push(psgd_session *s, struct psgd_exchange *x);   /* takes the lock */
+void psgd__queue_remove(psgd_session *s, struct psgd_exchange *x); /* takes the lock */
+psgd_status psgd__message_memory(psgd_session *s, size_t bytes, float **out);
+void psgd__message_release(psgd_session *s, float *memory);
+psgd_status psgd__session_setup(const struct psgd_tensor *tensors, size_t n_tensors,
+	const struct psgd_session_options *options, psgd_session **out);
+void psgd__session_teardown(psgd_session *s);
+
+/*
+ * exchange.c: advances as far as possible. *worked: something was computed. When it hands out a
+ * collective, in_flight is set; the driver clears it when the collective is done.
+ */
+psgd_status psgd__exchange_advance(struct psgd_exchange *x, bool *worked);
+
+/* Hands out x->collective, when it is x's turn. */
+psgd_status psgd__hand_out(struct psgd_exchange *x, enum psgd_collective_kind kind,
+	enum psgd_dtype dtype, void *data, int64_t count, bool last);
+psgd_status psgd__finish_exchange(struct psgd_exchange *x);
+
+/* control.c */
+psgd_status psgd__control_new(psgd_session *s, const struct psgd_step_info *info,
+	const struct psgd_report *report, struct psgd__record *record, bool first,
+	struct psgd_exchange **out);
+psgd_status psgd__control_advance(struct psgd_exchange *x);
+void psgd__control_free(struct psgd__control *control);
+
+/* Names the workers whose block differs from worker 0's, "worker 1, worker 3"; false: none. */
+bool psgd__differing(const double *blocks, size_t block, size_t compared, uint32_t n_workers,
+	char *text, size_t bytes);
+
+/* stats.c */
+void psgd__record_free(struct psgd__record *record);
+psgd_status psgd__record_interval(
+	psgd_session *s, enum psgd__busy what, int64_t start_ns, int64_t end_ns);
+psgd_status psgd__record_wait(psgd_session *s, int64_t start_ns, int64_t end_ns);
+psgd_status psgd__record_bucket(struct psgd_exchange *x);
+psgd_status psgd__record_transfer(struct psgd_exchange *x, const struct psgd_transfer *transfer);
+/* Times and bytes of a step that ends at end_ns; takes nothing from the record. */
+void psgd__record_report(
+	const struct psgd__record *record, int64_t end_ns, struct psgd_report *out);
+
+/* The end of a step, shared by both drivers: report, the next step, and its control or NULL. */
+psgd_status psgd__step_end(psgd_session *s, const struct psgd_step_info *info, int64_t end_ns,
+	struct psgd_report *report, struct psgd_exchange **control);
+
+#endif

@@ -1,0 +1,497 @@
+/* The asynchronous driver: a progress thread that moves exchanges through a transport. */
+#include "engine/core.h"
+
+#include <signal.h>
+#include <string.h>
+#include <time.h>
+
+#define DEFAULT_TIMEOUT_NS INT64_C(600000000000)
+#define CLOSE_GRACE_NS INT64_C(2000000000) /* for the last ranks, which nobody waits for */
+#define DRAIN_NS INT64_C(100000000)
+
+static void on_notify(void *user)
+{
+	psgd_session *s = user;
+
+	pthread_mutex_lock(&s->lock);
+	s->woken = true;
+	pthread_cond_signal(&s->wake);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static struct timespec timespec_of(int64_t ns)
+{
+	return (struct timespec){.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+}
+
+/* A transport failure, with the transport's own words. */
+static psgd_status fail_transport(psgd_session *s, psgd_status status)
+{
+	char text[384] = "";
+
+	if (s->transport.ops->error)
+		s->transport.ops->error(s->transport.self, text, sizeof(text));
+	return psgd__session_fail(s, status, "%s", text[0] ? text : psgd_status_text(status));
+}
+
+static psgd_status post(psgd_session *s, struct psgd_exchange *x)
+{
+	psgd_status status;
+
+	x->collective.notify = on_notify;
+	x->collective.notify_user = s;
+	x->posted_ns = psgd__now_ns();
+	status = s->transport.ops->post(s->transport.self, &x->collective, &x->request);
+	if (status < 0) {
+		x->in_flight = false;
+		fail_transport(s, status);
+	}
+	return status;
+}
+
+/* One exchange as far as it goes now. *moved: something happened, so look at the older ones again.
+ */
+static psgd_status drive(psgd_session *s, struct psgd_exchange *x, bool *moved)
+{
+	struct psgd_transfer transfer = PSGD_INIT(psgd_transfer);
+	psgd_status status;
+
+	if (x->in_flight) {
+		status = s->transport.ops->test(s->transport.self, x->request, 0, &transfer);
+		if (status == PSGD_PENDING) {
+			if (psgd__now_ns() - x->posted_ns < s->options.timeout_ns)
+				return PSGD_PENDING;
+			return psgd__session_fail(s, PSGD_ERR_TIMEOUT,
+				"a message of step %llu was not through after %.0f s",
+				(unsigned long long)x->round.step,
+				(double)s->options.timeout_ns / 1e9);
+		}
+		x->in_flight = false;
+		*moved = true;
+		if (status < 0)
+			return fail_transport(s, status);
+		PSGD__TRY(psgd__record_transfer(x, &transfer));
+	}
+	status = psgd__exchange_advance(x, moved);
+	if (status == PSGD_WANT_COLLECTIVE) {
+		*moved = true;
+		return post(s, x);
+	}
+	return status;
+}
+
+/* Walks the queue from the oldest; true if anything moved. */
+static bool drive_all(psgd_session *s)
+{
+	struct psgd_exchange *x, *next;
+
+	pthread_mutex_lock(&s->lock);
+	x = s->head;
+	pthread_mutex_unlock(&s->lock);
+	while (x) {
+		bool moved = false;
+		psgd_status status = drive(s, x, &moved);
+
+		pthread_mutex_lock(&s->lock);
+		next = x->next;
+		pthread_mutex_unlock(&s->lock);
+		if (status < 0) {
+			psgd__session_fail(s, status, "%s", psgd_status_text(status));
+			return true;
+		}
+		if (status == PSGD_OK && x->done) {
+			psgd__queue_remove(s, x);
+			psgd__exchange_free(x);
+			return true;
+		}
+		if (moved)
+			return true;
+		x = next;
+	}
+	return false;
+}
+
+/* After a failure: nothing of the caller's may be touched any more when the waiters return. */
+static void drain(psgd_session *s)
+{
+	struct psgd_exchange *x;
+
+	s->transport.ops->abort(s->transport.self);
+	for (;;) {
+		pthread_mutex_lock(&s->lock);
+		x = s->head;
+		pthread_mutex_unlock(&s->lock);
+		if (!x)
+			return;
+		while (x->in_flight)
+			x->in_flight = s->transport.ops->test(s->transport.self, x->request,
+					       DRAIN_NS, NULL) == PSGD_PENDING;
+		psgd__queue_remove(s, x);
+		psgd__exchange_free(x);
+	}
+}
+
+static void *progress(void *user)
+{
+	psgd_session *s = user;
+	struct timespec until;
+
+	for (;;) {
+		bool failed, aborted, stop;
+
+		pthread_mutex_lock(&s->lock);
+		s->woken = false;
+		aborted = s->aborted;
+		pthread_mutex_unlock(&s->lock);
+		if (aborted)
+			psgd__session_fail(s, PSGD_ERR_FAILED, "the session was aborted");
+		else
+			while (psgd__session_status(s) >= 0 && drive_all(s))
+				;
+		failed = psgd__session_status(s) < 0;
+		if (failed)
+			drain(s);
+		pthread_mutex_lock(&s->lock);
+		/* In-flight messages are looked at now and then only for their deadline. */
+		until = timespec_of(psgd__now_ns() + INT64_C(200000000));
+		while (!s->stop && !s->woken) {
+			if (pthread_cond_timedwait(&s->wake, &s->lock, &until))
+				break;
+		}
+		stop = s->stop;
+		pthread_mutex_unlock(&s->lock);
+		if (stop)
+			return NULL;
+	}
+}
+
+/* A thread that takes no signals: they are the trainer's. */
+static psgd_status start_thread(psgd_session *s)
+{
+	sigset_t all, old;
+	int failed;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	failed = pthread_create(&s->thread, NULL, progress, s);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	s->has_thread = !failed;
+	return failed ? PSGD_ERR_NOMEM : PSGD_OK;
+}
+
+psgd_status psgd_session_open(const struct psgd_tensor *tensors, size_t n_tensors,
+	const struct psgd_session_options *options, psgd_session **out)
+{
+	psgd_status status = PSGD_OK;
+	psgd_session *s;
+
+	if (!out)
+		return PSGD_ERR_INVALID;
+	*out = NULL;
+	PSGD__TRY(psgd__session_setup(tensors, n_tensors, options, &s));
+	if (s->options.timeout_ns <= 0)
+		s->options.timeout_ns = DEFAULT_TIMEOUT_NS;
+	if (s->transport.ops)
+		status = start_thread(s);
+	if (status < 0) {
+		psgd__session_teardown(s);
+		return status;
+	}
+	*out = s;
+	return PSGD_OK;
+}
+
+/* True while an exchange with this ticket, or any at all (0), is in the queue. Lock held. */
+static bool queued(const psgd_session *s, psgd_ticket ticket, bool controls)
+{
+	for (const struct psgd_exchange *x = s->head; x; x = x->next) {
+		if (ticket ? x->ticket == ticket : (controls || x->kind != PSGD__CONTROL))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Waits until the ticket (0: everything but controls) has left the queue. The queue is empty when
+ * a failed session is drained, so that nothing is in use when a failure is returned.
+ */
+static psgd_status wait_for(psgd_session *s, psgd_ticket ticket, bool controls, int64_t timeout_ns)
+{
+	int64_t start = psgd__now_ns();
+	struct timespec until;
+	psgd_status status;
+	bool there;
+
+	if (timeout_ns > INT64_MAX - start)
+		timeout_ns = INT64_MAX - start;
+	until = timespec_of(start + timeout_ns);
+	pthread_mutex_lock(&s->lock);
+	while ((there = queued(s, ticket, controls))) {
+		if (timeout_ns <= 0 || pthread_cond_timedwait(&s->done, &s->lock, &until))
+			break;
+	}
+	there = queued(s, ticket, controls);
+	status = s->status;
+	pthread_mutex_unlock(&s->lock);
+	if (there)
+		return PSGD_PENDING;
+	return status < 0 ? status : PSGD_OK;
+}
+
+psgd_status psgd_session_begin_step(psgd_session *s)
+{
+	if (!s)
+		return PSGD_ERR_INVALID;
+	if (s->step_buckets)
+		return PSGD_ERR_STATE;
+	pthread_mutex_lock(&s->lock);
+	s->record.start_ns = psgd__now_ns();
+	s->record.n_waits = 0;
+	s->record.n_intervals = 0;
+	s->record.control_bytes = 0;
+	s->record.sent_bytes = 0;
+	pthread_mutex_unlock(&s->lock);
+	return PSGD_OK;
+}
+
+psgd_status psgd_session_submit(
+	psgd_session *s, const struct psgd_bucket *bucket, psgd_stream ready, psgd_ticket *out)
+{
+	struct psgd_exchange *x;
+
+	if (!s)
+		return PSGD_ERR_INVALID;
+	if (out)
+		*out = 0;
+	if (!s->transport.ops)
+		return PSGD_ERR_STATE;
+	PSGD__TRY(psgd__bucket_new(s, bucket, &x));
+	x->round.stream = ready;
+	if (out)
+		*out = x->ticket;
+	if (s->options.flags & PSGD_SESSION_NO_OVERLAP) {
+		struct psgd_exchange **at = &s->held;
+
+		while (*at)
+			at = &(*at)->next;
+		*at = x;
+	} else {
+		psgd__queue_push(s, x);
+	}
+	return PSGD_OK;
+}
+
+/* Without overlap, work begins when somebody waits for it. */
+static void release_held(psgd_session *s)
+{
+	while (s->held) {
+		struct psgd_exchange *x = s->held;
+
+		s->held = x->next;
+		psgd__queue_push(s, x);
+	}
+}
+
+psgd_status psgd_session_wait(psgd_session *s, psgd_ticket ticket, int64_t timeout_ns)
+{
+	int64_t start = psgd__now_ns();
+	psgd_status status;
+
+	if (!s || !ticket || ticket > s->last_ticket)
+		return PSGD_ERR_INVALID;
+	if (!s->transport.ops)
+		return PSGD_ERR_STATE;
+	release_held(s);
+	status = wait_for(s, ticket, true, timeout_ns);
+	PSGD__TRY(psgd__record_wait(s, start, psgd__now_ns()));
+	return status;
+}
+
+psgd_status psgd_session_finish_step(
+	psgd_session *s, const struct psgd_step_info *info, struct psgd_report *report)
+{
+	struct psgd_exchange *control = NULL;
+	int64_t start = psgd__now_ns(), end;
+	psgd_status status;
+
+	if (!s)
+		return PSGD_ERR_INVALID;
+	if (!s->transport.ops)
+		return PSGD_ERR_STATE;
+	release_held(s);
+	status = wait_for(s, 0, false, INT64_MAX);
+	if (status < 0)
+		return status;
+	end = psgd__now_ns();
+	status = psgd__record_wait(s, start, end);
+	if (status >= 0)
+		status = psgd__step_end(s, info, end, report, &control);
+	if (status < 0)
+		return psgd__session_fail(s, status, "%s", psgd_status_text(status));
+	if (control)
+		psgd__queue_push(s, control);
+	return PSGD_OK;
+}
+
+/* A blocking exchange between two steps. */
+static psgd_status run_simple(
+	psgd_session *s, enum psgd__kind kind, void *data, int64_t count, uint32_t root)
+{
+	struct psgd_exchange *x;
+	int64_t start = psgd__now_ns();
+	psgd_status status;
+	psgd_ticket ticket;
+
+	if (!s->transport.ops || s->step_buckets)
+		return PSGD_ERR_STATE;
+	if (psgd__session_status(s) < 0)
+		return PSGD_ERR_FAILED;
+	PSGD__TRY(psgd__exchange_new(s, kind, &x));
+	x->data = data;
+	x->count = count;
+	x->root = root;
+	x->ticket = ticket = ++s->last_ticket;
+	psgd__queue_push(s, x);
+	status = wait_for(s, ticket, true, INT64_MAX);
+	PSGD__TRY(psgd__record_wait(s, start, psgd__now_ns()));
+	return status;
+}
+
+psgd_status psgd_session_broadcast(psgd_session *s, void *data, size_t bytes, uint32_t root)
+{
+	if (!s || !data || !bytes || bytes > INT64_MAX || root >= s->n_workers)
+		return PSGD_ERR_INVALID;
+	return run_simple(s, PSGD__BROADCAST, data, (int64_t)bytes, root);
+}
+
+psgd_status psgd_session_sum(psgd_session *s, double *values, size_t n)
+{
+	if (!s || !values || !n || n > INT64_MAX / sizeof(double))
+		return PSGD_ERR_INVALID;
+	return run_simple(s, PSGD__SUM, values, (int64_t)n, 0);
+}
+
+psgd_status psgd_session_agree(psgd_session *s, uint64_t hash)
+{
+	double *blocks;
+	char who[128];
+	psgd_status status;
+
+	if (!s)
+		return PSGD_ERR_INVALID;
+	blocks = psgd__calloc(s->n_workers, 2 * sizeof(*blocks));
+	if (!blocks)
+		return PSGD_ERR_NOMEM;
+	blocks[2 * s->worker] = (double)(hash >> 32);
+	blocks[2 * s->worker + 1] = (double)(hash & UINT32_MAX);
+	status = run_simple(s, PSGD__SUM, blocks, 2 * (int64_t)s->n_workers, 0);
+	if (status >= 0 && psgd__differing(blocks, 2, 2, s->n_workers, who, sizeof(who))) {
+		status = PSGD_ERR_MISMATCH;
+		pthread_mutex_lock(&s->lock);
+		psgd__text(
+			s->error, sizeof(s->error), "the hash differs from worker 0's on %s", who);
+		pthread_mutex_unlock(&s->lock);
+	}
+	free(blocks);
+	return status;
+}
+
+psgd_status psgd_session_set_ranks(psgd_session *s, const uint32_t *ranks, size_t n_ranks)
+{
+	psgd_status status;
+
+	if (!s || !ranks || n_ranks != s->n_tensors)
+		return PSGD_ERR_INVALID;
+	if (s->controller.ops || s->step_buckets)
+		return PSGD_ERR_STATE;
+	if (!s->compressor.ops->set_ranks)
+		return PSGD_ERR_UNSUPPORTED;
+	status = s->compressor.ops->set_ranks(s->compressor.self, ranks);
+	pthread_mutex_lock(&s->lock);
+	for (size_t i = 0; status >= 0 && i < n_ranks; i++)
+		s->ranks[i] = s->compressor.ops->rank
+				      ? s->compressor.ops->rank(s->compressor.self, i)
+				      : ranks[i];
+	pthread_mutex_unlock(&s->lock);
+	return status;
+}
+
+uint32_t psgd_session_rank(psgd_session *s, uint32_t tensor_id)
+{
+	uint32_t rank = 0;
+	size_t at;
+
+	if (!s)
+		return 0;
+	at = psgd__index_find(&s->index, tensor_id);
+	if (at == SIZE_MAX)
+		return 0;
+	pthread_mutex_lock(&s->lock);
+	rank = s->ranks[at];
+	pthread_mutex_unlock(&s->lock);
+	return rank;
+}
+
+psgd_status psgd_session_memory(psgd_session *s, struct psgd_memory *out)
+{
+	struct psgd_memory mine = PSGD_INIT(psgd_memory);
+
+	if (!s || !out)
+		return PSGD_ERR_INVALID;
+	/* Between steps only controls are in the queue; they hold none of this. */
+	if (s->step_buckets)
+		return PSGD_ERR_STATE;
+	if (s->compressor.ops->state_bytes)
+		mine.state_bytes = s->compressor.ops->state_bytes(s->compressor.self);
+	for (size_t i = 0; i < s->n_blocks; i++)
+		mine.message_bytes += s->blocks[i].bytes;
+	mine.observe_bytes = s->grad_sum ? s->grad_sum_values * sizeof(float) : 0;
+	psgd__copy_report(out, &mine, sizeof(mine));
+	return PSGD_OK;
+}
+
+void psgd_session_error(psgd_session *s, char *text, size_t bytes)
+{
+	if (!s)
+		return;
+	pthread_mutex_lock(&s->lock);
+	psgd__text(text, bytes, "%s", s->error);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void psgd_session_abort(psgd_session *s)
+{
+	if (!s)
+		return;
+	pthread_mutex_lock(&s->lock);
+	s->aborted = true;
+	s->woken = true;
+	pthread_cond_signal(&s->wake);
+	pthread_mutex_unlock(&s->lock);
+	if (!s->has_thread)
+		psgd__session_fail(s, PSGD_ERR_FAILED, "the session was aborted");
+}
+
+void psgd_session_close(psgd_session **session)
+{
+	psgd_session *s;
+
+	if (!session || !*session)
+		return;
+	s = *session;
+	*session = NULL;
+	if (s->has_thread) {
+		if (!s->step_buckets)
+			wait_for(s, 0, true, CLOSE_GRACE_NS);
+		if (wait_for(s, 0, true, 0) == PSGD_PENDING) {
+			psgd_session_abort(s);
+			wait_for(s, 0, true, INT64_MAX);
+		}
+		pthread_mutex_lock(&s->lock);
+		s->stop = true;
+		pthread_cond_signal(&s->wake);
+		pthread_mutex_unlock(&s->lock);
+		pthread_join(s->thread, NULL);
+	}
+	psgd__session_teardown(s);
+}

@@ -1,0 +1,172 @@
+/* What a step was: intervals are noted as they happen, and partitioned when the step ends. */
+#include "engine/core.h"
+
+#include <string.h>
+
+void psgd__record_free(struct psgd__record *record)
+{
+	free(record->intervals);
+	free(record->waits);
+	free(record->messages);
+	free(record->buckets);
+	free(record->ids);
+	free(record->bucket_ends);
+	memset(record, 0, sizeof(*record));
+}
+
+static psgd_status push_interval(struct psgd__interval **list, size_t *n, size_t *capacity,
+	enum psgd__busy what, int64_t start_ns, int64_t end_ns)
+{
+	PSGD__TRY(psgd__grow(list, capacity, *n + 1, sizeof(**list)));
+	(*list)[(*n)++] = (struct psgd__interval){start_ns, end_ns, what};
+	return PSGD_OK;
+}
+
+psgd_status psgd__record_interval(
+	psgd_session *s, enum psgd__busy what, int64_t start_ns, int64_t end_ns)
+{
+	struct psgd__record *r = &s->record;
+	psgd_status status;
+
+	pthread_mutex_lock(&s->lock);
+	status = push_interval(
+		&r->intervals, &r->n_intervals, &r->intervals_capacity, what, start_ns, end_ns);
+	pthread_mutex_unlock(&s->lock);
+	return status;
+}
+
+psgd_status psgd__record_wait(psgd_session *s, int64_t start_ns, int64_t end_ns)
+{
+	struct psgd__record *r = &s->record;
+	psgd_status status;
+
+	pthread_mutex_lock(&s->lock);
+	status = push_interval(
+		&r->waits, &r->n_waits, &r->waits_capacity, PSGD__ON_WIRE, start_ns, end_ns);
+	pthread_mutex_unlock(&s->lock);
+	return status;
+}
+
+/* Ranks in use, for the report: of tensors that this bucket really compresses. */
+static void note_ranks(struct psgd_exchange *x)
+{
+	psgd_session *s = x->session;
+	struct psgd__record *r = &s->record;
+
+	for (size_t i = 0; x->plan.n_compressed && i < x->bucket.n_grads; i++) {
+		uint32_t rank = s->ranks[psgd__index_find(&s->index, x->bucket.grads[i].id)];
+
+		if (!rank)
+			continue;
+		if (!r->rank_min || rank < r->rank_min)
+			r->rank_min = rank;
+		if (rank > r->rank_max)
+			r->rank_max = rank;
+	}
+}
+
+psgd_status psgd__record_bucket(struct psgd_exchange *x)
+{
+	psgd_session *s = x->session;
+	struct psgd__record *r = &s->record;
+	psgd_status status;
+
+	pthread_mutex_lock(&s->lock);
+	status = psgd__grow(&r->buckets, &r->buckets_capacity, x->number + 1, sizeof(*r->buckets));
+	if (status >= 0)
+		status = psgd__grow(
+			&r->bucket_ends, &r->ends_capacity, x->number + 1, sizeof(*r->bucket_ends));
+	if (status >= 0)
+		status = psgd__grow(
+			&r->ids, &r->ids_capacity, r->n_ids + x->bucket.n_grads, sizeof(*r->ids));
+	if (status >= 0) {
+		for (size_t i = 0; i < x->bucket.n_grads; i++)
+			r->ids[r->n_ids++] = x->bucket.grads[i].id;
+		r->n_buckets = x->number + 1;
+		r->bucket_ends[x->number] = r->n_ids;
+		r->buckets[x->number].ready_ns = x->ready_ns - r->start_ns;
+		r->raw_bytes += x->plan.raw_bytes;
+		note_ranks(x);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return status;
+}
+
+psgd_status psgd__record_transfer(struct psgd_exchange *x, const struct psgd_transfer *transfer)
+{
+	psgd_session *s = x->session;
+	struct psgd__record *r = &s->record;
+	int64_t start_ns = transfer->start_ns, end_ns = transfer->end_ns;
+	psgd_status status = PSGD_OK;
+
+	pthread_mutex_lock(&s->lock);
+	/* Messages go one after the other: one that ended late has not used the next one's time. */
+	if (start_ns < s->wire_end_ns)
+		start_ns = s->wire_end_ns;
+	if (end_ns < start_ns)
+		end_ns = start_ns;
+	s->wire_end_ns = end_ns;
+	if (end_ns > start_ns)
+		status = push_interval(&r->intervals, &r->n_intervals, &r->intervals_capacity,
+			PSGD__ON_WIRE, start_ns, end_ns);
+	r->sent_bytes += transfer->sent_bytes;
+	if (x->is_control) {
+		r->control_bytes += transfer->payload_bytes;
+	} else {
+		r->payload_bytes += transfer->payload_bytes;
+		if (status >= 0)
+			status = psgd__grow(&r->messages, &r->messages_capacity, r->n_messages + 1,
+				sizeof(*r->messages));
+		if (status >= 0)
+			r->messages[r->n_messages++] = (struct psgd_message_time){
+				.bytes = transfer->payload_bytes,
+				.ns = end_ns - start_ns,
+				.bucket = (uint32_t)x->number,
+				.round = x->round.index,
+			};
+	}
+	pthread_mutex_unlock(&s->lock);
+	return status;
+}
+
+static int64_t overlap(const struct psgd__interval *a, const struct psgd__interval *b)
+{
+	int64_t start = a->start_ns > b->start_ns ? a->start_ns : b->start_ns;
+	int64_t end = a->end_ns < b->end_ns ? a->end_ns : b->end_ns;
+
+	return end > start ? end - start : 0;
+}
+
+void psgd__record_report(const struct psgd__record *record, int64_t end_ns, struct psgd_report *out)
+{
+	int64_t busy[PSGD__N_BUSY] = {0}, exposed[PSGD__N_BUSY] = {0};
+	int64_t waited = 0;
+
+	for (size_t i = 0; i < record->n_intervals; i++) {
+		const struct psgd__interval *x = &record->intervals[i];
+
+		busy[x->what] += x->end_ns - x->start_ns;
+		for (size_t w = 0; w < record->n_waits; w++)
+			exposed[x->what] += overlap(x, &record->waits[w]);
+	}
+	for (size_t w = 0; w < record->n_waits; w++)
+		waited += record->waits[w].end_ns - record->waits[w].start_ns;
+	out->step_ns = end_ns - record->start_ns;
+	out->compute_ns = out->step_ns - waited;
+	out->exposed_encode_ns = exposed[PSGD__ENCODING];
+	out->exposed_decode_ns = exposed[PSGD__DECODING];
+	out->exposed_wire_ns = waited - exposed[PSGD__ENCODING] - exposed[PSGD__DECODING];
+	out->encode_ns = busy[PSGD__ENCODING];
+	out->decode_ns = busy[PSGD__DECODING];
+	out->wire_ns = busy[PSGD__ON_WIRE];
+	out->hidden_wire_ns = busy[PSGD__ON_WIRE] - exposed[PSGD__ON_WIRE];
+	out->raw_bytes = record->raw_bytes;
+	out->payload_bytes = record->payload_bytes;
+	out->control_bytes = record->control_bytes;
+	out->sent_bytes = record->sent_bytes;
+	out->n_buckets = (uint32_t)record->n_buckets;
+	out->n_messages = (uint32_t)record->n_messages;
+	out->rank_min = record->rank_min;
+	out->rank_max = record->rank_max;
+	out->n_nonfinite = record->n_nonfinite;
+}
