@@ -1,0 +1,329 @@
+/*
+ * The live cap: the largest candidate whose predicted exposed share of a step is small enough.
+ *
+ * The prediction walks the cost model over the fitted link, with medians over the last steps of
+ * everything else, so that one odd step moves nothing. Down goes at once, as far as it must. Up
+ * goes one candidate at a time: after `dwell_steps` without a move, and if the share has been
+ * clear of the limit for some decisions in a row. A step up that had to be taken back soon doubles
+ * the wait, because then the model is wrong about that candidate. It begins at the middle one of
+ * the compressed candidates, from which both ends are near.
+ */
+#include "control/control.h"
+
+#include <math.h>
+#include <string.h>
+
+#define HISTORY 16 /* steps that medians are over */
+#define SETTLED 3  /* steps at a rank before its encode and decode times are believed */
+#define CLEAR 0.85 /* of the limit: low enough to go up */
+#define CLEAR_DECISIONS 4
+#define SOON 4		/* dwells within which a step down takes a step up back */
+#define MAX_PATIENCE 16 /* dwells at most between two steps up */
+#define MAX_DWELL (UINT64_MAX / (SOON * MAX_PATIENCE))
+
+/* Work of encoding and decoding at rank r, until it has been measured: 1 + r / 8; dense: */
+#define DENSE_WORK 0.3
+
+struct codec_times {
+	double encode, decode;
+};
+
+/* Per bucket; the history is a ring over steps. */
+struct bucket_profile {
+	double lead[HISTORY]; /* ready so long before the end of compute: steadier than ready */
+	struct codec_times codec[HISTORY]; /* at the rank in force */
+	double lead_median;
+	struct codec_times settled; /* medians at settled_rank */
+};
+
+struct cap_live {
+	double max_exposed;
+	uint64_t dwell_steps, warmup_steps;
+	struct psgd__candidates candidates;
+	struct psgd__link_fit fit;
+
+	struct bucket_profile *profile;
+	struct psgd_cost_bucket *cost;
+	struct psgd_plan *plan;
+	size_t n_buckets, capacity[3];
+	double compute[HISTORY];
+	size_t n_steps, n_codec; /* ever seen with these buckets, with this rank */
+	uint32_t rank, settled_rank;
+	struct codec_times settled;			/* over all buckets */
+	struct codec_times known[PSGD__MAX_CANDIDATES]; /* the same at each candidate; 0: never */
+
+	size_t at; /* the cap */
+	uint64_t observed;
+	uint64_t moved_step, up_step, rank_step; /* the last move, step up, change of rank */
+	bool has_moved, has_gone_up;
+	uint32_t clear; /* decisions in a row */
+	uint32_t patience;
+};
+
+static uint32_t live_needs(const void *self, uint64_t step, uint64_t epoch, bool epoch_end)
+{
+	(void)self, (void)step, (void)epoch, (void)epoch_end;
+	return PSGD_NEED_DECISION | PSGD_NEED_TIMING;
+}
+
+static uint32_t rank_in_force(const struct psgd_observation *seen)
+{
+	uint32_t rank = 0;
+
+	for (size_t i = 0; i < seen->n_tensors; i++) {
+		if (seen->ranks[i] > rank)
+			rank = seen->ranks[i];
+	}
+	return psgd__comparable(rank);
+}
+
+static double median(const double *ring, size_t stride, size_t ever)
+{
+	size_t n = ever < HISTORY ? ever : HISTORY;
+	double values[HISTORY];
+
+	for (size_t i = 0; i < n; i++)
+		values[i] = ring[i * stride];
+	return psgd__nth(values, n, n / 2);
+}
+
+static double not_negative(int64_t ns)
+{
+	return ns > 0 ? (double)ns : 0.0;
+}
+
+static psgd_status fit_buckets(struct cap_live *live, size_t n)
+{
+	if (n == live->n_buckets)
+		return PSGD_OK;
+	PSGD__TRY(psgd__grow(&live->profile, &live->capacity[0], n, sizeof(*live->profile)));
+	PSGD__TRY(psgd__grow(&live->cost, &live->capacity[1], n, sizeof(*live->cost)));
+	PSGD__TRY(psgd__grow(&live->plan, &live->capacity[2], n, sizeof(*live->plan)));
+	live->n_buckets = n;
+	live->n_steps = 0;
+	live->n_codec = 0;
+	live->settled_rank = 0;
+	return PSGD_OK;
+}
+
+static void settle(struct cap_live *live)
+{
+	const size_t stride = sizeof(struct codec_times) / sizeof(double);
+
+	live->settled_rank = live->rank;
+	live->settled = (struct codec_times){0};
+	for (size_t b = 0; b < live->n_buckets; b++) {
+		struct bucket_profile *p = &live->profile[b];
+
+		p->settled.encode = median(&p->codec[0].encode, stride, live->n_codec);
+		p->settled.decode = median(&p->codec[0].decode, stride, live->n_codec);
+		live->settled.encode += p->settled.encode;
+		live->settled.decode += p->settled.decode;
+	}
+	for (size_t i = 0; i < live->candidates.n; i++) {
+		if (live->candidates.rank[i] == live->rank)
+			live->known[i] = live->settled;
+	}
+}
+
+/* Takes in a step. True when the link has changed, and not only the messages. */
+static bool observe(struct cap_live *live, const struct psgd_observation *seen)
+{
+	uint32_t rank = rank_in_force(seen);
+	bool changed = psgd__link_fit_add(&live->fit, seen->messages, seen->n_messages);
+
+	if (rank != live->rank) {
+		live->rank = rank;
+		live->rank_step = seen->step;
+		live->n_codec = 0;
+	}
+	live->compute[live->n_steps % HISTORY] = not_negative(seen->compute_ns);
+	for (size_t b = 0; b < live->n_buckets; b++) {
+		struct bucket_profile *p = &live->profile[b];
+		struct codec_times *codec = &p->codec[live->n_codec % HISTORY];
+
+		p->lead[live->n_steps % HISTORY] =
+			not_negative(seen->compute_ns) - not_negative(seen->buckets[b].ready_ns);
+		codec->encode = not_negative(seen->buckets[b].encode_ns);
+		codec->decode = not_negative(seen->buckets[b].decode_ns);
+		p->lead_median = median(p->lead, 1, live->n_steps + 1);
+	}
+	live->n_steps++;
+	live->n_codec++;
+	if (live->n_codec >= SETTLED || !live->settled_rank)
+		settle(live);
+	live->observed++;
+	return changed && seen->step - live->rank_step > PSGD__FIT_STEPS;
+}
+
+static double work_at(uint32_t rank)
+{
+	return rank == PSGD_RANK_DENSE ? DENSE_WORK : 1.0 + rank / 8.0;
+}
+
+/* How much longer than now encoding or decoding would take at a candidate. */
+static double scale(double known, double now, uint32_t rank, uint32_t rank_now)
+{
+	if (known > 0.0 && now > 0.0)
+		return known / now;
+	return work_at(rank) / work_at(rank_now);
+}
+
+/* The predicted exposed share of a step at a candidate. */
+static psgd_status share_at(
+	struct cap_live *live, const struct psgd_observation *seen, size_t candidate, double *share)
+{
+	uint32_t rank = live->candidates.rank[candidate], now = live->settled_rank;
+	const struct codec_times *known = &live->known[candidate];
+	double encode = scale(known->encode, live->settled.encode, rank, now);
+	double decode = scale(known->decode, live->settled.decode, rank, now);
+	struct psgd_cost_link link = PSGD_INIT(psgd_cost_link);
+	struct psgd_cost cost = PSGD_INIT(psgd_cost);
+	double compute = median(live->compute, 1, live->n_steps);
+
+	link.delay_ns = live->fit.delay_ns;
+	link.ns_per_byte = live->fit.ns_per_byte;
+	for (size_t b = 0; b < live->n_buckets; b++) {
+		const struct bucket_profile *p = &live->profile[b];
+
+		live->plan[b] = PSGD_INIT(psgd_plan);
+		PSGD__TRY(seen->plan(seen->plan_user, b, psgd__public(rank), &live->plan[b]));
+		live->cost[b] = (struct psgd_cost_bucket){
+			.plan = &live->plan[b],
+			.ready_ns = (int64_t)fmax(0.0, compute - p->lead_median),
+			.encode_ns = (int64_t)(p->settled.encode * encode),
+			.decode_ns = (int64_t)(p->settled.decode * decode),
+		};
+	}
+	PSGD__TRY(psgd_cost_predict(live->cost, live->n_buckets, (int64_t)compute, &link, &cost));
+	*share = cost.step_ns ? (double)cost.exposed_ns / (double)cost.step_ns : 0.0;
+	return PSGD_OK;
+}
+
+static void move(struct cap_live *live, uint64_t step, size_t to)
+{
+	bool up = to > live->at;
+
+	if (up) {
+		live->up_step = step;
+	} else {
+		bool taken_back = live->has_gone_up &&
+				  step - live->up_step <= SOON * live->patience * live->dwell_steps;
+
+		live->patience = taken_back ? 2 * live->patience : 1;
+		if (live->patience > MAX_PATIENCE)
+			live->patience = MAX_PATIENCE;
+	}
+	live->has_gone_up = up;
+	live->has_moved = true;
+	live->moved_step = step;
+	live->clear = 0;
+	live->at = to;
+}
+
+static psgd_status go_down(struct cap_live *live, const struct psgd_observation *seen, double share,
+	struct psgd__cap_verdict *out)
+{
+	size_t to = live->at;
+
+	out->value = share;
+	while (to > 0 && share > live->max_exposed)
+		PSGD__TRY(share_at(live, seen, --to, &share));
+	out->predicted_exposed = share;
+	out->moved = to != live->at;
+	out->regime = out->moved ? "link_down" : "link_hold";
+	live->clear = 0;
+	if (out->moved)
+		move(live, seen->step, to);
+	return PSGD_OK;
+}
+
+/* To the next candidate that fits: where encoding is slow, that can be dense. */
+static psgd_status go_up(struct cap_live *live, const struct psgd_observation *seen, double share,
+	struct psgd__cap_verdict *out)
+{
+	double limit = CLEAR * live->max_exposed, above = INFINITY;
+	size_t to = live->at;
+	bool rested = !live->has_moved ||
+		      seen->step - live->moved_step >= live->patience * live->dwell_steps;
+
+	out->value = out->predicted_exposed = share;
+	while (to + 1 < live->candidates.n && above > limit)
+		PSGD__TRY(share_at(live, seen, ++to, &above));
+	live->clear = above <= limit ? live->clear + 1 : 0;
+	if (live->clear < CLEAR_DECISIONS || !rested)
+		return PSGD_OK;
+	out->value = out->predicted_exposed = above;
+	out->threshold = limit;
+	out->moved = true;
+	out->regime = "link_up";
+	move(live, seen->step, to);
+	return PSGD_OK;
+}
+
+static psgd_status live_decide(
+	void *self, const struct psgd_observation *seen, struct psgd__cap_verdict *out)
+{
+	struct cap_live *live = self;
+	psgd_status status = PSGD_OK;
+	double share;
+
+	out->regime = "link_hold";
+	/* A step in which nothing was exchanged says nothing. */
+	if (!seen->first && seen->n_buckets && seen->n_messages) {
+		PSGD__TRY(fit_buckets(live, seen->n_buckets));
+		if (observe(live, seen))
+			live->patience = 1;
+		if (live->fit.n_steps) {
+			out->delay_ns = live->fit.delay_ns;
+			out->ns_per_byte = live->fit.ns_per_byte;
+		}
+		if (live->fit.n_steps && live->observed >= live->warmup_steps) {
+			out->threshold = live->max_exposed;
+			PSGD__TRY(share_at(live, seen, live->at, &share));
+			status = share > live->max_exposed ? go_down(live, seen, share, out)
+							   : go_up(live, seen, share, out);
+		}
+	}
+	out->rank = live->candidates.rank[live->at];
+	return status;
+}
+
+static void live_destroy(void *self)
+{
+	struct cap_live *live = self;
+
+	free(live->profile);
+	free(live->cost);
+	free(live->plan);
+	free(live);
+}
+
+static const struct psgd__cap_ops live_ops = {live_needs, live_decide, live_destroy};
+
+psgd_status psgd__cap_live(const struct psgd_live_options *options,
+	const struct psgd__candidates *candidates, const struct psgd__refusal *refusal,
+	struct psgd__cap *out)
+{
+	struct psgd_live_options in;
+	struct cap_live *live;
+	size_t n = candidates->n;
+
+	PSGD__TRY(psgd__take_options(&in, sizeof(in), options, "live", refusal));
+	PSGD__TRY(psgd__check_share(&in.max_exposed, "live.max_exposed", refusal));
+	live = psgd__calloc(1, sizeof(*live));
+	if (!live)
+		return PSGD_ERR_NOMEM;
+	live->max_exposed = in.max_exposed;
+	live->dwell_steps = in.dwell_steps ? in.dwell_steps : 50;
+	if (live->dwell_steps > MAX_DWELL)
+		live->dwell_steps = MAX_DWELL;
+	live->warmup_steps = in.warmup_steps ? in.warmup_steps : 5;
+	live->candidates = *candidates;
+	if (n > 1 && candidates->rank[n - 1] == PSGD_RANK_DENSE)
+		n--;
+	live->at = (n - 1) / 2;
+	live->patience = 1;
+	*out = (struct psgd__cap){&live_ops, live};
+	return PSGD_OK;
+}

@@ -1,0 +1,178 @@
+/*
+ * What the files of this room share. A rank control is a choice under a cap, r = min(choice, cap);
+ * both are small tables of functions, made by the constructors below and put together in
+ * rank_control.c. Nothing here reads a clock, does I/O or draws random numbers.
+ *
+ * Inside the room a rank is always comparable by size: dense is PSGD_RANK_DENSE, never 0.
+ */
+#ifndef PSGD_CONTROL_H
+#define PSGD_CONTROL_H
+
+#include "base/base.h"
+
+#include <psgd/controller.h>
+#include <psgd/cost.h>
+
+#define PSGD__MAX_CANDIDATES 64
+
+/* Ranks in increasing order. */
+struct psgd__candidates {
+	uint32_t rank[PSGD__MAX_CANDIDATES];
+	size_t n;
+};
+
+/* Where a constructor writes why it refused its options. */
+struct psgd__refusal {
+	char *text;
+	size_t bytes;
+};
+
+/* Writes the text; always PSGD_ERR_INVALID. */
+psgd_status psgd__refuse(const struct psgd__refusal *refusal, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+
+/* Copies options by size, and says so when that fails. */
+psgd_status psgd__take_options(void *to, size_t to_size, const void *from, const char *name,
+	const struct psgd__refusal *refusal);
+
+/* 0 gives 0.30; refuses what is no share of a step. */
+psgd_status psgd__check_share(double *share, const char *name, const struct psgd__refusal *refusal);
+
+static inline uint32_t psgd__comparable(uint32_t rank)
+{
+	return rank ? rank : PSGD_RANK_DENSE;
+}
+
+static inline uint32_t psgd__public(uint32_t rank)
+{
+	return rank == PSGD_RANK_DENSE ? 0 : rank;
+}
+
+/* The step and the epoch that a decision is for. No step is observed in the first one. */
+static inline uint64_t psgd__next_step(const struct psgd_observation *seen)
+{
+	return seen->first ? 0 : seen->step + 1;
+}
+
+static inline uint64_t psgd__next_epoch(const struct psgd_observation *seen)
+{
+	return seen->first || !seen->epoch_end ? seen->epoch : seen->epoch + 1;
+}
+
+/* The k-th smallest of n values, k < n; changes their order. */
+double psgd__nth(double *values, size_t n, size_t k);
+
+struct psgd__choice_verdict {
+	uint32_t rank;
+	const char *regime;
+	double value, threshold;
+	bool reset_grad_sum;
+};
+
+/* decide may be called at steps for which the choice did not ask; it then repeats itself. */
+struct psgd__choice_ops {
+	uint32_t (*needs)(const void *self, uint64_t step, uint64_t epoch, bool epoch_end);
+	void (*decide)(
+		void *self, const struct psgd_observation *seen, struct psgd__choice_verdict *out);
+	void (*destroy)(void *self);
+};
+
+struct psgd__choice {
+	const struct psgd__choice_ops *ops;
+	void *self;
+};
+
+struct psgd__cap_verdict {
+	uint32_t rank;
+	bool overrides;	    /* rank is used whatever the choice is */
+	bool moved;	    /* differs from the decision before */
+	const char *regime; /* NULL: the cap has nothing to say */
+	double value, threshold;
+	double delay_ns, ns_per_byte, predicted_exposed;
+};
+
+struct psgd__cap_ops {
+	uint32_t (*needs)(const void *self, uint64_t step, uint64_t epoch, bool epoch_end);
+	psgd_status (*decide)(
+		void *self, const struct psgd_observation *seen, struct psgd__cap_verdict *out);
+	void (*destroy)(void *self);
+};
+
+struct psgd__cap {
+	const struct psgd__cap_ops *ops;
+	void *self;
+};
+
+/* Constructors copy what they are given. On failure *out is as it was. */
+psgd_status psgd__choice_fixed(uint32_t rank, const char *regime, struct psgd__choice *out);
+psgd_status psgd__choice_schedule(const struct psgd_rank_control_options *options,
+	const struct psgd__refusal *refusal, struct psgd__choice *out);
+psgd_status psgd__choice_replay(const struct psgd_rank_control_options *options,
+	const struct psgd__refusal *refusal, struct psgd__choice *out);
+psgd_status psgd__choice_epochnorm(const struct psgd_epochnorm_options *options, uint32_t min_rank,
+	uint32_t max_rank, const struct psgd__refusal *refusal, struct psgd__choice *out);
+
+psgd_status psgd__cap_calibration(const struct psgd_calibration_options *options,
+	const struct psgd__candidates *candidates, const struct psgd__refusal *refusal,
+	struct psgd__cap *out);
+psgd_status psgd__cap_live(const struct psgd_live_options *options,
+	const struct psgd__candidates *candidates, const struct psgd__refusal *refusal,
+	struct psgd__cap *out);
+
+/* As psgd_controller_calibration; 0 for a cap of another kind. */
+size_t psgd__cap_calibration_rows(
+	const struct psgd__cap *cap, struct psgd_calibration_row *rows, size_t n_rows);
+
+/* The switch of epochnorm at a decision point; everything it may know is here. */
+struct psgd__epochnorm_facts {
+	uint64_t now; /* the unit (epoch or step) that the decision is for */
+	uint64_t force_max;
+	double norm, past; /* NaN: not known */
+	double threshold;
+	uint32_t current, min, max;
+	bool in_lr_cooldown, in_rank_cooldown;
+};
+
+struct psgd__choice_verdict psgd__epochnorm_decide(const struct psgd__epochnorm_facts *facts);
+
+/*
+ * Index of the best candidate by the exposed shares measured at each: the largest that is at most
+ * `threshold`, after the shares were made monotone; the first if there is none. Unless
+ * allow_rank_one is set, a best of r=1 becomes the next candidate, if that is not dense.
+ * *fitted (may be NULL): the monotone share of the result.
+ */
+size_t psgd__calibration_select(const uint32_t *ranks, const double *shares, size_t n,
+	double threshold, bool allow_rank_one, double *fitted);
+
+/* Wire time of a message = delay_ns + ns_per_byte * bytes, both at least 0, by recent messages. */
+#define PSGD__FIT_STEPS 16
+#define PSGD__FIT_MESSAGES 32
+
+struct psgd__fit_step {
+	size_t n;
+	double bytes[PSGD__FIT_MESSAGES];
+	double ns[PSGD__FIT_MESSAGES];
+};
+
+#define PSGD__FIT_ANCHORS 48
+
+struct psgd__link_fit {
+	struct psgd__fit_step step[PSGD__FIT_STEPS]; /* oldest first */
+	size_t n_steps;
+	uint64_t taken; /* steps ever added */
+	/*
+	 * One remembered message per power of two. While all messages are small they say little of
+	 * the rate: what larger ones took is kept until the link is seen to change.
+	 */
+	struct psgd__fit_anchor {
+		double bytes, ns;
+		uint32_t seen; /* messages; too few are not used */
+	} anchor[PSGD__FIT_ANCHORS];
+	double delay_ns, ns_per_byte;
+};
+
+/* Adds a step's messages. True when they show that the link is another one than before. */
+bool psgd__link_fit_add(
+	struct psgd__link_fit *fit, const struct psgd_message_time *messages, size_t n);
+
+#endif

@@ -1,0 +1,253 @@
+/*
+ * The line a + b * bytes through the messages of the last steps. Late messages are common and must
+ * not move it, so residuals are relative and weighed down the further out they are (Cauchy).
+ * A link that really changes puts several whole steps off in the same direction; then everything
+ * before them is forgotten at once.
+ */
+#include "control/control.h"
+
+#include <math.h>
+#include <string.h>
+
+#define FORGET 0.9	  /* weight of a step against that of the step after it */
+#define ROUNDS 8	  /* of reweighting */
+#define SCALE_FLOOR 0.02  /* relative residuals below this are all equally good */
+#define CAUCHY 2.385	  /* of the scale: 95 % efficient for normal residuals */
+#define PRIOR 0.05	  /* messages' worth of evidence that the delay is 0 */
+#define ANCHOR_WEIGHT 0.5 /* of a remembered message against a new one */
+#define ANCHOR_PACE 0.05  /* at which it follows what is observed: one late message is nothing */
+#define ANCHOR_SEEN 4	  /* messages before it counts */
+#define CHANGE_STEPS 3	  /* in a row */
+#define CHANGE_FACTOR 0.25
+#define CHANGE_SPREADS 4.0 /* of what steps usually are off */
+
+#define MAX_SAMPLES ((size_t)PSGD__FIT_STEPS * PSGD__FIT_MESSAGES + PSGD__FIT_ANCHORS)
+
+/* Hoare's FIND. */
+double psgd__nth(double *values, size_t n, size_t k)
+{
+	ptrdiff_t left = 0, right = (ptrdiff_t)n - 1, at = (ptrdiff_t)k;
+
+	while (left < right) {
+		double pivot = values[at];
+		ptrdiff_t i = left, j = right;
+
+		while (i <= j) {
+			while (values[i] < pivot)
+				i++;
+			while (values[j] > pivot)
+				j--;
+			if (i <= j) {
+				double swap = values[i];
+				values[i++] = values[j];
+				values[j--] = swap;
+			}
+		}
+		if (j < at)
+			left = i;
+		if (at < i)
+			right = j;
+	}
+	return values[at];
+}
+
+/* The samples, in units near 1 so that the normal equations are well conditioned. */
+struct cloud {
+	size_t n, n_recent; /* the rest are anchors, whose weight is fixed */
+	double x[MAX_SAMPLES], y[MAX_SAMPLES];
+	double age[MAX_SAMPLES];    /* weight by age */
+	double weight[MAX_SAMPLES]; /* by age and by residual */
+	double scale[MAX_SAMPLES];  /* what residuals are relative to */
+	double scratch[MAX_SAMPLES];
+	double x_unit, y_unit;
+	double a, b;
+};
+
+static size_t octave(double bytes)
+{
+	size_t k = 0;
+
+	for (; bytes >= 2.0 && k + 1 < PSGD__FIT_ANCHORS; k++)
+		bytes /= 2.0;
+	return k;
+}
+
+static void remember(struct psgd__link_fit *fit, double bytes, double ns)
+{
+	struct psgd__fit_anchor *anchor = &fit->anchor[octave(bytes)];
+
+	if (anchor->bytes != bytes)
+		*anchor = (struct psgd__fit_anchor){bytes, ns, 0};
+	/* Messages are late, never early: the first few give the least. */
+	if (anchor->seen < ANCHOR_SEEN)
+		anchor->ns = fmin(anchor->ns, ns);
+	else
+		anchor->ns *= ns > anchor->ns ? 1.0 + ANCHOR_PACE : 1.0 - ANCHOR_PACE;
+	anchor->seen += anchor->seen < ANCHOR_SEEN;
+}
+
+static void gather(const struct psgd__link_fit *fit, struct cloud *c)
+{
+	bool recent[PSGD__FIT_ANCHORS] = {false};
+	double age = 1.0, x = 0.0, y = 0.0;
+
+	c->n = 0;
+	for (size_t k = fit->n_steps; k-- > 0; age *= FORGET) {
+		for (size_t i = 0; i < fit->step[k].n; i++, c->n++) {
+			c->x[c->n] = fit->step[k].bytes[i];
+			c->y[c->n] = fit->step[k].ns[i];
+			c->age[c->n] = age;
+			x += c->x[c->n];
+			y += c->y[c->n];
+			recent[octave(c->x[c->n])] = true;
+		}
+	}
+	c->n_recent = c->n;
+	c->x_unit = x / (double)c->n;
+	c->y_unit = y / (double)c->n;
+	for (size_t k = 0; k < PSGD__FIT_ANCHORS; k++) {
+		if (recent[k] || fit->anchor[k].seen < ANCHOR_SEEN)
+			continue;
+		c->x[c->n] = fit->anchor[k].bytes;
+		c->y[c->n] = fit->anchor[k].ns;
+		c->age[c->n++] = ANCHOR_WEIGHT;
+	}
+	for (size_t i = 0; i < c->n; i++) {
+		c->x[i] /= c->x_unit;
+		c->y[i] /= c->y_unit;
+	}
+}
+
+/* Least squares of (y - a - b x) / scale, and of the prior; a and b at least 0. */
+static void solve(struct cloud *c)
+{
+	double aa = 0.0, ab = 0.0, bb = 0.0, ya = 0.0, yb = 0.0, det;
+
+	for (size_t i = 0; i < c->n; i++) {
+		double w = c->weight[i] / (c->scale[i] * c->scale[i]);
+
+		aa += w;
+		ab += w * c->x[i];
+		bb += w * c->x[i] * c->x[i];
+		ya += w * c->y[i];
+		yb += w * c->x[i] * c->y[i];
+	}
+	/* Messages of one size say nothing about the delay: the prior keeps the system regular. */
+	det = (aa + PRIOR * aa / (double)c->n) * bb - ab * ab;
+	c->a = (ya * bb - yb * ab) / det;
+	if (c->a < 0.0)
+		c->a = 0.0;
+	c->b = (yb - c->a * ab) / bb;
+	if (c->b < 0.0) {
+		c->b = 0.0;
+		c->a = ya / aa;
+	}
+}
+
+static double line(const struct cloud *c, double x)
+{
+	return c->a + c->b * x;
+}
+
+static void refit(struct psgd__link_fit *fit)
+{
+	struct cloud c;
+
+	gather(fit, &c);
+	/* Relative to what was observed, a late message counts little from the start. */
+	memcpy(c.scale, c.y, c.n * sizeof(*c.y));
+	memcpy(c.weight, c.age, c.n * sizeof(*c.age));
+	solve(&c);
+	for (int round = 0; round < ROUNDS; round++) {
+		double spread;
+
+		for (size_t i = 0; i < c.n; i++) {
+			c.scale[i] = line(&c, c.x[i]);
+			c.scratch[i] = fabs(c.y[i] - c.scale[i]) / c.scale[i];
+		}
+		spread = fmax(
+			1.4826 * psgd__nth(c.scratch, c.n_recent, c.n_recent / 2), SCALE_FLOOR);
+		for (size_t i = 0; i < c.n_recent; i++) {
+			double off = (c.y[i] - c.scale[i]) / (c.scale[i] * CAUCHY * spread);
+
+			c.weight[i] = c.age[i] / (1.0 + off * off);
+		}
+		solve(&c);
+	}
+	fit->delay_ns = c.a * c.y_unit;
+	fit->ns_per_byte = c.b * c.y_unit / c.x_unit;
+}
+
+/* The median over a step's messages of observed time / the line's. */
+static double step_ratio(const struct psgd__link_fit *fit, const struct psgd__fit_step *step)
+{
+	double ratio[PSGD__FIT_MESSAGES];
+
+	for (size_t i = 0; i < step->n; i++)
+		ratio[i] = step->ns[i] / (fit->delay_ns + fit->ns_per_byte * step->bytes[i]);
+	return psgd__nth(ratio, step->n, step->n / 2);
+}
+
+static double off_by(double ratio)
+{
+	return fmax(ratio, 1.0 / ratio) - 1.0;
+}
+
+/* Are the last steps all slower, or all faster, by more than steps usually differ? */
+static bool has_changed(const struct psgd__link_fit *fit)
+{
+	double usual[PSGD__FIT_STEPS], limit;
+	size_t older = fit->n_steps - CHANGE_STEPS;
+	size_t slower = 0, faster = 0;
+
+	if (fit->n_steps <= CHANGE_STEPS)
+		return false;
+	for (size_t k = 0; k < older; k++)
+		usual[k] = off_by(step_ratio(fit, &fit->step[k]));
+	limit = fmax(CHANGE_FACTOR, CHANGE_SPREADS * psgd__nth(usual, older, older / 2));
+	for (size_t k = older; k < fit->n_steps; k++) {
+		double ratio = step_ratio(fit, &fit->step[k]);
+
+		slower += ratio > 1.0 && off_by(ratio) > limit;
+		faster += ratio < 1.0 && off_by(ratio) > limit;
+	}
+	return slower == CHANGE_STEPS || faster == CHANGE_STEPS;
+}
+
+static void forget_oldest(struct psgd__link_fit *fit, size_t steps)
+{
+	fit->n_steps -= steps;
+	memmove(fit->step, fit->step + steps, fit->n_steps * sizeof(fit->step[0]));
+}
+
+bool psgd__link_fit_add(
+	struct psgd__link_fit *fit, const struct psgd_message_time *messages, size_t n)
+{
+	struct psgd__fit_step step = {0};
+	size_t take = n < PSGD__FIT_MESSAGES ? n : PSGD__FIT_MESSAGES;
+
+	for (size_t i = 0; i < take; i++) {
+		/* The start moves on with every step: P and Q alternate, and both must be seen. */
+		size_t at = (i * n / take + (take < n ? fit->taken : 0)) % n;
+
+		if (!messages[at].bytes || messages[at].ns <= 0)
+			continue;
+		step.bytes[step.n] = (double)messages[at].bytes;
+		step.ns[step.n++] = (double)messages[at].ns;
+	}
+	if (!step.n)
+		return false;
+	fit->taken++;
+	for (size_t i = 0; i < step.n; i++)
+		remember(fit, step.bytes[i], step.ns[i]);
+	if (fit->n_steps == PSGD__FIT_STEPS)
+		forget_oldest(fit, 1);
+	fit->step[fit->n_steps++] = step;
+	refit(fit);
+	if (!has_changed(fit))
+		return false;
+	forget_oldest(fit, fit->n_steps - CHANGE_STEPS);
+	memset(fit->anchor, 0, sizeof(fit->anchor));
+	refit(fit);
+	return true;
+}
