@@ -1,0 +1,282 @@
+/*
+ * Finds the module psgd-gloo.so, and brings the workers together: each tells the others whether it
+ * is ready and where it listens, then whether it is connected. So either all succeed, or all fail
+ * at once and know because of whom.
+ */
+#include <dlfcn.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "transport/module.h"
+#include "transport/queue.h"
+#include "transport/request.h"
+
+#define DEFAULT_TIMEOUT_NS (60 * INT64_C(1000000000))
+#define MODULE_FILE "psgd-gloo.so"
+#define PATH_BYTES 4096
+#define HELLO_MAGIC 0x50534744u
+#define TEXT_BYTES 200
+
+/* What a worker says about itself. Addresses for each worker follow the first one. */
+struct hello {
+	uint32_t magic;
+	int32_t status;
+	char text[TEXT_BYTES];
+};
+
+struct gloo {
+	const struct psgd__gloo_module *module;
+	void *library; /* of dlopen */
+	void *mesh;
+};
+
+/* The folder this library was loaded from. */
+static bool own_folder(char *path, size_t bytes)
+{
+	static const char anchor;
+	Dl_info info;
+	const char *slash;
+
+	if (!dladdr(&anchor, &info) || !info.dli_fname)
+		return false;
+	slash = strrchr(info.dli_fname, '/');
+	if (!slash)
+		psgd__text(path, bytes, ".");
+	else
+		psgd__text(path, bytes, "%.*s", (int)(slash - info.dli_fname), info.dli_fname);
+	return true;
+}
+
+static bool find_module(const char *folder, char *path, size_t bytes)
+{
+	char own[PATH_BYTES];
+
+	if (folder) {
+		psgd__text(path, bytes, "%s/" MODULE_FILE, folder);
+		return true;
+	}
+	if (!own_folder(own, sizeof(own)))
+		return false;
+	psgd__text(path, bytes, "%s/psgd/" MODULE_FILE, own);
+	if (access(path, F_OK))
+		psgd__text(path, bytes, "%s/" MODULE_FILE, own);
+	return true;
+}
+
+static psgd_status load_module(struct gloo *g, const char *folder, char *reason, size_t bytes)
+{
+	char path[PATH_BYTES + 64];
+	psgd__gloo_entry entry;
+	void *symbol;
+
+	if (!find_module(folder, path, sizeof(path))) {
+		psgd__text(reason, bytes, "cannot tell where the library is");
+		return PSGD_ERR_UNSUPPORTED;
+	}
+	/* The code stays mapped: what the C++ runtime registered for a thread may outlive us. */
+	g->library = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+	if (!g->library) {
+		psgd__text(reason, bytes, "no Gloo module: %s", dlerror());
+		return PSGD_ERR_UNSUPPORTED;
+	}
+	symbol = dlsym(g->library, PSGD__GLOO_ENTRY_NAME);
+	if (!symbol) {
+		psgd__text(reason, bytes, "%s is of another version", path);
+		return PSGD_ERR_UNSUPPORTED;
+	}
+	memcpy(&entry, &symbol, sizeof(entry));
+	g->module = entry();
+	return PSGD_OK;
+}
+
+static psgd_status jobs_run(void *self, const struct psgd_collective *collective,
+	uint64_t *sent_bytes, char *reason, size_t bytes)
+{
+	struct gloo *g = self;
+
+	return g->module->run(g->mesh, collective, sent_bytes, reason, bytes);
+}
+
+static void jobs_interrupt(void *self)
+{
+	struct gloo *g = self;
+
+	g->module->interrupt(g->mesh);
+}
+
+static void jobs_close(void *self)
+{
+	struct gloo *g = self;
+
+	if (g->mesh)
+		g->module->close(g->mesh);
+	if (g->library)
+		dlclose(g->library);
+	free(g);
+}
+
+static const struct psgd__queue_jobs jobs = {jobs_run, jobs_interrupt, jobs_close};
+
+static const struct psgd_transport_ops gloo_ops = {
+	.size = sizeof(struct psgd_transport_ops),
+	.name = "gloo",
+	.post = psgd__queue_post,
+	.test = psgd__queue_test,
+	.abort = psgd__queue_abort,
+	.error = psgd__queue_error,
+	.destroy = psgd__queue_destroy,
+};
+
+/* Another worker's words: only printable ones, and an end. */
+static void clean_text(char *text)
+{
+	text[TEXT_BYTES - 1] = '\0';
+	for (; *text; text++) {
+		if (*text < ' ' || *text > '~')
+			*text = '?';
+	}
+}
+
+/* The failure of the first worker that has one; this worker's own goes first. */
+static psgd_status judge(
+	char *blocks, size_t block, uint32_t worker, uint32_t n_workers, char *reason, size_t bytes)
+{
+	psgd_status status = PSGD_OK;
+
+	for (uint32_t i = 0; i < n_workers && !status; i++) {
+		uint32_t w = (worker + i) % n_workers;
+		struct hello hello;
+
+		memcpy(&hello, blocks + w * block, sizeof(hello));
+		if (hello.magic != HELLO_MAGIC) {
+			psgd__text(reason, bytes, "worker %u is of another version", w);
+			return PSGD_ERR_MISMATCH;
+		}
+		if (!hello.status)
+			continue;
+		status = hello.status < 0 ? (psgd_status)hello.status : PSGD_ERR_TRANSPORT;
+		clean_text(hello.text);
+		if (i)
+			psgd__text(reason, bytes, "worker %u: %s", w, hello.text);
+		else
+			psgd__text(reason, bytes, "%s", hello.text);
+	}
+	return status;
+}
+
+/* Sends this worker's block, gets everyone's, and fails if anybody failed. */
+static psgd_status exchange(const struct psgd_oob *oob, char *mine, char *blocks, size_t block,
+	psgd_status status, char *reason, size_t bytes)
+{
+	struct hello hello = {.magic = HELLO_MAGIC, .status = status};
+
+	psgd__text(hello.text, sizeof(hello.text), "%.*s", TEXT_BYTES - 1, status ? reason : "");
+	memcpy(mine, &hello, sizeof(hello));
+	status = oob->allgather(oob->self, mine, blocks, block);
+	if (status) {
+		psgd__text(reason, bytes, "the workers cannot exchange addresses: %s",
+			psgd_status_text(status));
+		return status < 0 ? status : PSGD_ERR_TRANSPORT;
+	}
+	return judge(blocks, block, oob->worker, oob->n_workers, reason, bytes);
+}
+
+/* Picks out of everyone's blocks where each listens for this worker. */
+static psgd_status pick_addresses(const struct psgd_oob *oob, const char *blocks, size_t block,
+	struct psgd__gloo_address *theirs, char *reason, size_t bytes)
+{
+	for (uint32_t w = 0; w < oob->n_workers; w++) {
+		memcpy(&theirs[w],
+			blocks + w * block + sizeof(struct hello) + oob->worker * sizeof(theirs[w]),
+			sizeof(theirs[w]));
+		if (theirs[w].length > PSGD__GLOO_ADDRESS_BYTES) {
+			psgd__text(reason, bytes, "worker %u sent a bad address", w);
+			return PSGD_ERR_MISMATCH;
+		}
+	}
+	return PSGD_OK;
+}
+
+/*
+ * The two exchanges. A worker that fails before one still takes part in it, so that the others
+ * need not wait for their deadline.
+ */
+static psgd_status meet(
+	struct gloo *g, const struct psgd_gloo_options *o, char *reason, size_t bytes)
+{
+	const struct psgd_oob *oob = o->oob;
+	const struct psgd__gloo_setup setup = {
+		.size = sizeof(setup),
+		.worker = oob->worker,
+		.n_workers = oob->n_workers,
+		.address = o->address,
+		.interface_name = o->interface_name,
+		.timeout_ns = o->timeout_ns ? o->timeout_ns : DEFAULT_TIMEOUT_NS,
+	};
+	size_t n = oob->n_workers, table, block, all;
+	struct psgd__gloo_address *addresses = NULL;
+	char *mine = NULL, *blocks = NULL;
+	psgd_status status;
+
+	if (psgd__mul_overflows(n, sizeof(*addresses), &table) ||
+		__builtin_add_overflow(table, sizeof(struct hello), &block) ||
+		psgd__mul_overflows(block, n, &all))
+		return PSGD_ERR_NOMEM;
+	addresses = psgd__calloc(1, table);
+	mine = psgd__calloc(1, block);
+	blocks = psgd__calloc(1, all);
+	if (!addresses || !mine || !blocks) {
+		status = PSGD_ERR_NOMEM;
+		goto out;
+	}
+	status = load_module(g, o->module_dir, reason, bytes);
+	if (!status)
+		status = g->module->open(&setup, &g->mesh, addresses, reason, bytes);
+	memcpy(mine + sizeof(struct hello), addresses, table);
+	status = exchange(oob, mine, blocks, block, status, reason, bytes);
+	if (status)
+		goto out;
+	status = pick_addresses(oob, blocks, block, addresses, reason, bytes);
+	if (!status)
+		status = g->module->connect(g->mesh, addresses, reason, bytes);
+	status = exchange(oob, mine, blocks, sizeof(struct hello), status, reason, bytes);
+out:
+	free(blocks);
+	free(mine);
+	free(addresses);
+	return status;
+}
+
+psgd_status psgd_transport_gloo(const struct psgd_gloo_options *options, struct psgd_transport *out)
+{
+	char reason[PSGD__REASON_BYTES] = "";
+	struct psgd_gloo_options o;
+	struct psgd__queue *queue;
+	psgd_status status;
+	struct gloo *g;
+
+	if (!out)
+		return PSGD_ERR_INVALID;
+	*out = (struct psgd_transport){0};
+	PSGD__TRY(psgd__copy_options(&o, sizeof(o), options));
+	psgd__text(o.error, o.error_bytes, "%s", "");
+	if (!o.oob || !o.oob->allgather || !o.oob->n_workers || o.oob->worker >= o.oob->n_workers ||
+		o.timeout_ns < 0) {
+		psgd__text(o.error, o.error_bytes, "bad options");
+		return PSGD_ERR_INVALID;
+	}
+	g = psgd__calloc(1, sizeof(*g));
+	if (!g)
+		return PSGD_ERR_NOMEM;
+	status = meet(g, &o, reason, sizeof(reason));
+	if (!status)
+		status = psgd__queue_open(&jobs, g, o.oob->worker, o.oob->n_workers, &queue);
+	if (status) {
+		psgd__text(o.error, o.error_bytes, "%s",
+			reason[0] ? reason : psgd_status_text(status));
+		jobs_close(g);
+		return status;
+	}
+	*out = (struct psgd_transport){&gloo_ops, queue, o.oob->worker, o.oob->n_workers};
+	return PSGD_OK;
+}

@@ -1,0 +1,316 @@
+/* Completion times on a modelled link against arithmetic, and against late workers. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "support/suite.h"
+#include "transport/workers.h"
+
+#define MS INT64_C(1000000)
+#define BPS 100000000
+#define BURST 3028
+#define N_REPEATS 5
+
+static const struct psgd_link link_100 = {.egress_bps = BPS, .ingress_bps = BPS};
+static const int64_t sizes[] = {64 << 10, 256 << 10, 1 << 20, 4 << 20};
+#define N_SIZES ((int)(sizeof(sizes) / sizeof(sizes[0])))
+
+/* A ring of n: 2(n-1) steps of bytes/n; the bucket is full once. */
+static int64_t theory_ns(int64_t bytes, uint32_t n)
+{
+	const int64_t part = (bytes + n - 1) / n;
+
+	return (2 * (n - 1) * part - BURST) * 8 * 1000 / (BPS / 1000000);
+}
+
+static void post(struct worker *w, float *data, int64_t bytes, uint64_t tag, void **request)
+{
+	struct psgd_collective c = PSGD_INIT(psgd_collective);
+
+	c.kind = PSGD_ALLREDUCE_SUM;
+	c.dtype = PSGD_F32;
+	c.count = bytes / 4;
+	c.data = data;
+	c.tag = tag;
+	REQUIRE(w->transport.ops->post(w->transport.self, &c, request) == PSGD_OK);
+}
+
+static void finish(struct worker *w, void *request, struct psgd_transfer *t)
+{
+	psgd_status status;
+
+	do
+		status = w->transport.ops->test(w->transport.self, request, 1000 * MS, t);
+	while (status == PSGD_PENDING);
+	REQUIRE(status == PSGD_OK);
+}
+
+static int by_value(const void *a, const void *b)
+{
+	const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+static int64_t median(int64_t *values, int n)
+{
+	qsort(values, (size_t)n, sizeof(*values), by_value);
+	return values[n / 2];
+}
+
+static void require_near(int64_t got, int64_t want, double part)
+{
+	const double limit = part * (double)want;
+
+	if ((double)llabs(got - want) > limit)
+		fprintf(stderr, "%.3f ms, expected %.3f ms\n", (double)got / 1e6,
+			(double)want / 1e6);
+	REQUIRE((double)llabs(got - want) <= limit);
+}
+
+/* Median over repeats, from the moment all have posted, by the report and by the clock. */
+static void run_times(struct worker *w)
+{
+	const uint32_t n = w->transport.n_workers;
+	float *data = calloc(1, 4 << 20);
+	unsigned int round = 0;
+	uint64_t tag = 0;
+
+	REQUIRE(data);
+	for (int s = 0; s < N_SIZES; s++) {
+		const int n_repeats = sizes[s] > 1 << 20 ? 1 : N_REPEATS;
+		int64_t reported[N_REPEATS], clocked[N_REPEATS];
+
+		for (int i = 0; i < n_repeats; i++) {
+			struct psgd_transfer t = PSGD_INIT(psgd_transfer);
+			int64_t start;
+			void *request;
+
+			meet(w, ++round);
+			start = now_ns();
+			post(w, data, sizes[s], ++tag, &request);
+			finish(w, request, &t);
+			clocked[i] = now_ns() - start;
+			reported[i] = t.end_ns - t.start_ns;
+			REQUIRE(t.start_ns >= t.post_ns);
+			/* Never earlier than the link allows. */
+			REQUIRE(reported[i] >= theory_ns(sizes[s], n));
+		}
+		require_near(median(reported, n_repeats), theory_ns(sizes[s], n), 0.05);
+		/* meet() polls each millisecond, so that workers post that far apart. */
+		require_near(median(clocked, n_repeats) - MS, theory_ns(sizes[s], n),
+			sizes[s] < 1 << 20 ? 0.35 : 0.05);
+	}
+	free(data);
+}
+
+START_TEST(test_times)
+{
+	const struct cluster c = {.kind = _i < 2 ? SHAPED : SHAPED_GLOO,
+		.n = 2 + (uint32_t)_i % 2,
+		.link = link_100,
+		.run = run_times,
+		.killed = -1};
+
+	run_workers(&c);
+}
+END_TEST
+
+/* A worker that posts 100 ms late: from then on both wait for the link, and no longer. */
+static void run_late(struct worker *w)
+{
+	const int64_t bytes = 1 << 20, late = 100 * MS, theory = theory_ns(bytes, 2);
+	float *data = calloc(1, (size_t)bytes);
+	int64_t took[N_REPEATS], wire[N_REPEATS];
+	unsigned int round = 0;
+	uint64_t tag = 0;
+
+	REQUIRE(data);
+	for (int i = 0; i < N_REPEATS + 1; i++) {
+		struct psgd_transfer t = PSGD_INIT(psgd_transfer);
+		int64_t start;
+		void *request;
+
+		meet(w, ++round);
+		start = now_ns();
+		/* Each worker in turn, and from the very first message on. */
+		if ((uint32_t)i % 2 == w->transport.worker)
+			sleep_ms(late / MS);
+		post(w, data, bytes, ++tag, &request);
+		finish(w, request, &t);
+		if (!i) {
+			/* Nothing is known yet of the inner transport: late, but not early. */
+			REQUIRE(now_ns() - start >= late + theory - 2 * MS);
+			continue;
+		}
+		took[i - 1] = now_ns() - start;
+		wire[i - 1] = t.end_ns - t.start_ns;
+	}
+	require_near(median(took, N_REPEATS), late + theory, 0.05);
+	require_near(median(wire, N_REPEATS), theory, 0.05);
+	free(data);
+}
+
+START_TEST(test_late)
+{
+	const struct cluster c = {.kind = _i ? SHAPED_GLOO : SHAPED,
+		.n = 2,
+		.link = link_100,
+		.run = run_late,
+		.killed = -1};
+
+	run_workers(&c);
+}
+END_TEST
+
+/* Sixty messages posted at once take as long as the link needs for their sum. */
+static void run_many(struct worker *w)
+{
+	enum { N = 60 };
+	const int64_t bytes = 40000;
+	float *data = calloc(N, (size_t)bytes);
+	struct psgd_transfer t[N];
+	void *requests[N];
+	int64_t theory, last = 0;
+
+	REQUIRE(data);
+	meet(w, 1);
+	for (int i = 0; i < N; i++)
+		post(w, data + i * (bytes / 4), bytes, (uint64_t)i, &requests[i]);
+	for (int i = 0; i < N; i++) {
+		t[i] = PSGD_INIT(psgd_transfer);
+		finish(w, requests[i], &t[i]);
+		REQUIRE(t[i].start_ns >= last);
+		REQUIRE(t[i].end_ns > t[i].start_ns);
+		/* Each starts where the one before ended on the link, not when it was released. */
+		last = i ? t[i - 1].start_ns : 0;
+	}
+	theory = (N * bytes - BURST) * 8 * 1000 / (BPS / 1000000);
+	require_near(t[N - 1].end_ns - t[0].start_ns, theory, 0.03);
+	free(data);
+}
+
+START_TEST(test_many)
+{
+	const struct cluster c = {.kind = _i ? SHAPED_GLOO : SHAPED,
+		.n = 2,
+		.link = link_100,
+		.run = run_many,
+		.killed = -1};
+
+	run_workers(&c);
+}
+END_TEST
+
+/* Alone there is no wire. */
+static void run_alone(struct worker *w)
+{
+	struct psgd_transfer t = PSGD_INIT(psgd_transfer);
+	float data[1000] = {0};
+	void *request;
+
+	data[5] = 3;
+	post(w, data, sizeof(data), 1, &request);
+	finish(w, request, &t);
+	REQUIRE(data[5] == 3);
+	REQUIRE(t.sent_bytes == 0);
+	REQUIRE(t.end_ns - t.post_ns < 5000 * MS);
+}
+
+START_TEST(test_alone)
+{
+	const struct psgd_link slow = {.egress_bps = 1, .ingress_bps = 1};
+	const struct cluster c = {
+		.kind = SHAPED, .n = 1, .link = slow, .run = run_alone, .killed = -1};
+
+	run_workers(&c);
+}
+END_TEST
+
+/* An inner transport that never calls notify is polled. */
+static psgd_status mute_post(void *self, const struct psgd_collective *c, void **request)
+{
+	struct psgd_transport *local = self;
+	struct psgd_collective mute = *c;
+
+	mute.notify = NULL;
+	return local->ops->post(local->self, &mute, request);
+}
+
+static psgd_status mute_test(
+	void *self, void *request, int64_t timeout_ns, struct psgd_transfer *out)
+{
+	struct psgd_transport *local = self;
+
+	return local->ops->test(local->self, request, timeout_ns, out);
+}
+
+static void mute_abort(void *self)
+{
+	struct psgd_transport *local = self;
+
+	local->ops->abort(local->self);
+}
+
+START_TEST(test_arguments)
+{
+	struct psgd_transport_ops ops = {.size = sizeof(ops),
+		.name = "mute",
+		.post = mute_post,
+		.test = mute_test,
+		.abort = mute_abort};
+	struct psgd_transport local, out;
+	struct psgd_link none = PSGD_INIT(psgd_link);
+	struct psgd_shaper shaper, bad;
+	struct psgd_shaper_ops no_admit;
+
+	ck_assert_int_eq(psgd_transport_local(1, 0, &local), PSGD_OK);
+	ck_assert_int_eq(psgd_shaper_model(&none, &shaper), PSGD_OK);
+	const struct psgd_transport inner = {&ops, &local, 0, 1};
+	ck_assert_int_eq(psgd_transport_shaped(&inner, &shaper, &out), PSGD_OK);
+	struct worker w = {.transport = out};
+	run_alone(&w);
+	psgd_transport_destroy(&out);
+	ck_assert_ptr_null(out.ops);
+
+	no_admit = *shaper.ops;
+	no_admit.admit = NULL;
+	bad = (struct psgd_shaper){&no_admit, shaper.self};
+	ck_assert_int_eq(psgd_transport_shaped(&inner, &bad, &out), PSGD_ERR_UNSUPPORTED);
+	no_admit = *shaper.ops;
+	no_admit.size = offsetof(struct psgd_shaper_ops, admit);
+	ck_assert_int_eq(psgd_transport_shaped(&inner, &bad, &out), PSGD_ERR_UNSUPPORTED);
+	ck_assert_ptr_null(out.ops);
+	ck_assert_int_eq(psgd_transport_shaped(NULL, &shaper, &out), PSGD_ERR_INVALID);
+	ck_assert_int_eq(psgd_transport_shaped(&inner, NULL, &out), PSGD_ERR_INVALID);
+	ck_assert_int_eq(psgd_transport_shaped(&inner, &shaper, NULL), PSGD_ERR_INVALID);
+	ops.test = NULL;
+	ck_assert_int_eq(psgd_transport_shaped(&inner, &shaper, &out), PSGD_ERR_INVALID);
+	psgd_shaper_destroy(&shaper);
+	psgd_transport_destroy(&local);
+
+	ck_assert_int_eq(psgd_transport_local(0, 0, &out), PSGD_ERR_INVALID);
+	ck_assert_int_eq(psgd_transport_local(1, -1, &out), PSGD_ERR_INVALID);
+	ck_assert_int_eq(psgd_transport_local(1, 0, NULL), PSGD_ERR_INVALID);
+	psgd_transport_destroy(NULL);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+	Suite *suite = suite_create("transport shaped");
+	TCase *c = tcase_create("shaped");
+
+	tcase_set_timeout(c, 60);
+	tcase_add_loop_test(c, test_times, 0, 4);
+	tcase_add_loop_test(c, test_late, 0, 2);
+	tcase_add_loop_test(c, test_many, 0, 2);
+	tcase_add_test(c, test_alone);
+	tcase_add_test(c, test_arguments);
+	suite_add_tcase(suite, c);
+	return suite;
+}
+
+int main(void)
+{
+	return run_suite(suite());
+}

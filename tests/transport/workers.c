@@ -1,0 +1,178 @@
+#include "transport/workers.h"
+
+#include <check.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#define BLOB_BYTES 8192
+
+/* Shared by the processes of one run. */
+struct shared {
+	struct board board;
+	atomic_uint n_gathered;
+	char blocks[MAX_WORKERS][BLOB_BYTES];
+};
+
+struct oob {
+	struct shared *shared;
+	unsigned int worker, n, round;
+};
+
+struct thread {
+	const struct cluster *cluster;
+	struct psgd_transport inner;
+	struct shared *shared;
+	pthread_t id;
+};
+
+int64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+void sleep_ms(int64_t ms)
+{
+	struct timespec t = {ms / 1000, ms % 1000 * 1000000};
+
+	nanosleep(&t, NULL);
+}
+
+static void wait_for(atomic_uint *count, unsigned int n)
+{
+	const int64_t deadline = now_ns() + INT64_C(30000000000);
+
+	while (atomic_load(count) < n) {
+		REQUIRE(now_ns() < deadline);
+		sleep_ms(1);
+	}
+}
+
+void meet(struct worker *w, unsigned int round)
+{
+	atomic_fetch_add(&w->board->arrived, 1);
+	wait_for(&w->board->arrived, round * w->transport.n_workers);
+}
+
+/* Each all-gather is two rounds: all have written, all have read. */
+static psgd_status oob_allgather(void *self, const void *send, void *recv, size_t bytes)
+{
+	struct oob *oob = self;
+
+	REQUIRE(bytes <= BLOB_BYTES);
+	memcpy(oob->shared->blocks[oob->worker], send, bytes);
+	atomic_fetch_add(&oob->shared->n_gathered, 1);
+	wait_for(&oob->shared->n_gathered, ++oob->round * oob->n);
+	for (unsigned int w = 0; w < oob->n; w++)
+		memcpy((char *)recv + w * bytes, oob->shared->blocks[w], bytes);
+	atomic_fetch_add(&oob->shared->n_gathered, 1);
+	wait_for(&oob->shared->n_gathered, ++oob->round * oob->n);
+	return PSGD_OK;
+}
+
+static void run_one(const struct cluster *c, struct psgd_transport *inner, struct shared *shared)
+{
+	struct worker w = {.kind = c->kind, .board = &shared->board, .arg = c->arg};
+	struct psgd_transport shaped;
+	struct psgd_shaper shaper;
+
+	if (c->kind == LOCAL || c->kind == GLOO) {
+		w.transport = *inner;
+		c->run(&w);
+		psgd_transport_destroy(inner);
+		return;
+	}
+	struct psgd_link link = c->link;
+	link.size = sizeof(link);
+	REQUIRE(psgd_shaper_model(&link, &shaper) == PSGD_OK);
+	REQUIRE(psgd_transport_shaped(inner, &shaper, &shaped) == PSGD_OK);
+	w.transport = shaped;
+	c->run(&w);
+	psgd_transport_destroy(&shaped);
+	psgd_shaper_destroy(&shaper);
+	psgd_transport_destroy(inner);
+}
+
+static void *thread_main(void *arg)
+{
+	struct thread *t = arg;
+
+	run_one(t->cluster, &t->inner, t->shared);
+	return NULL;
+}
+
+static void run_threads(const struct cluster *c, struct shared *shared)
+{
+	struct psgd_transport endpoints[MAX_WORKERS];
+	struct thread threads[MAX_WORKERS];
+
+	ck_assert_int_eq(psgd_transport_local(c->n, c->timeout_ns, endpoints), PSGD_OK);
+	for (uint32_t w = 0; w < c->n; w++) {
+		threads[w] = (struct thread){c, endpoints[w], shared, 0};
+		ck_assert_int_eq(pthread_create(&threads[w].id, NULL, thread_main, &threads[w]), 0);
+	}
+	for (uint32_t w = 0; w < c->n; w++)
+		pthread_join(threads[w].id, NULL);
+}
+
+static void process_main(const struct cluster *c, uint32_t worker, struct shared *shared)
+{
+	struct oob gather = {shared, worker, c->n, 0};
+	struct psgd_oob oob = {oob_allgather, &gather, worker, c->n};
+	struct psgd_gloo_options options = PSGD_INIT(psgd_gloo_options);
+	struct psgd_transport transport;
+	char reason[256];
+
+	options.oob = &oob;
+	options.timeout_ns = c->timeout_ns;
+	options.module_dir = GLOO_MODULE_DIR;
+	options.error = reason;
+	options.error_bytes = sizeof(reason);
+	if (psgd_transport_gloo(&options, &transport)) {
+		fprintf(stderr, "worker %u: %s\n", worker, reason);
+		_exit(98);
+	}
+	run_one(c, &transport, shared);
+	exit(0);
+}
+
+static void run_processes(const struct cluster *c, struct shared *shared)
+{
+	pid_t pids[MAX_WORKERS];
+
+	for (uint32_t w = 0; w < c->n; w++) {
+		pids[w] = fork();
+		ck_assert_int_ge(pids[w], 0);
+		if (!pids[w])
+			process_main(c, w, shared);
+	}
+	for (uint32_t w = 0; w < c->n; w++) {
+		int status;
+
+		ck_assert_int_eq(waitpid(pids[w], &status, 0), pids[w]);
+		if ((int)w == c->killed)
+			ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+		else
+			ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0,
+				"worker %u ended with status %#x", w, status);
+	}
+}
+
+void run_workers(const struct cluster *cluster)
+{
+	struct shared *shared = mmap(
+		NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	ck_assert_ptr_ne(shared, MAP_FAILED);
+	if (cluster->kind == LOCAL || cluster->kind == SHAPED)
+		run_threads(cluster, shared);
+	else
+		run_processes(cluster, shared);
+	munmap(shared, sizeof(*shared));
+}
