@@ -1,0 +1,154 @@
+#include "experiment/config_private.h"
+
+/* What psgd_rank_control_options points to while the controller is made; it copies all of it. */
+struct parts {
+	uint32_t candidates[PSGD__MOST_CANDIDATES + 1];
+	struct psgd_schedule_range *ranges;
+	struct psgd_replay_entry *replay;
+	struct psgd_epochnorm_options epochnorm;
+	struct psgd_live_options live;
+	struct psgd_calibration_options calibration;
+};
+
+/* Doubling from the smallest rank to the largest, which is always one of them. */
+static size_t default_candidates(const struct psgd_config_compression *c, uint32_t *out)
+{
+	size_t n = 0;
+
+	for (unsigned rank = c->min_rank; rank < c->max_rank; rank *= 2)
+		out[n++] = rank;
+	out[n++] = c->max_rank;
+	return n;
+}
+
+static size_t candidates(const struct psgd_config *config, bool calibrate, uint32_t *out)
+{
+	const struct psgd_config_calibration *calibration = &config->compression.calibration;
+	const unsigned *list = config->rank_control.candidates;
+	size_t n = config->rank_control.candidates_count;
+
+	if (calibrate && calibration->ranks_count) {
+		list = calibration->ranks;
+		n = calibration->ranks_count;
+	}
+	if (!n)
+		n = default_candidates(&config->compression, out);
+	else
+		for (size_t i = 0; i < n; i++)
+			out[i] = list[i];
+	if (config->rank_control.dense_candidate)
+		out[n++] = PSGD_RANK_DENSE;
+	return n;
+}
+
+static psgd_status add_ranges(const struct psgd_config *config, struct parts *parts,
+	struct psgd_rank_control_options *options)
+{
+	const struct psgd_config_schedule *s = &config->compression.rank_schedule;
+
+	parts->ranges = psgd__calloc(s->ranges_count, sizeof(*parts->ranges));
+	if (!parts->ranges)
+		return PSGD_ERR_NOMEM;
+	for (unsigned i = 0; i < s->ranges_count; i++) {
+		parts->ranges[i].start_epoch = s->ranges[i].start_epoch;
+		parts->ranges[i].end_epoch = s->ranges[i].end_epoch;
+		parts->ranges[i].rank = s->ranges[i].rank;
+		if (!s->ranges[i].rank)
+			options->max_rank = PSGD_RANK_DENSE;
+	}
+	options->ranges = parts->ranges;
+	options->n_ranges = s->ranges_count;
+	return PSGD_OK;
+}
+
+/* What a recorded run did is allowed, whatever this file's largest rank is. */
+static psgd_status add_replay(const struct psgd_config *config, struct parts *parts,
+	struct psgd_rank_control_options *options, char *error, size_t error_bytes)
+{
+	PSGD__TRY(psgd__config_replay(config->rank_control.replay, &parts->replay,
+		&options->n_replay, error, error_bytes));
+	options->replay = parts->replay;
+	for (size_t i = 0; i < options->n_replay; i++) {
+		uint32_t rank = options->replay[i].rank ? options->replay[i].rank : PSGD_RANK_DENSE;
+
+		if (rank > options->max_rank)
+			options->max_rank = rank;
+		if (rank < options->min_rank)
+			options->min_rank = rank;
+	}
+	return PSGD_OK;
+}
+
+/* 0 means "default" in the options and zero in the file: each zero is said with its flag. */
+static void set_epochnorm(const struct psgd_config_accordion *a, struct psgd_epochnorm_options *out)
+{
+	bool in_steps = a->stride_iters > 0;
+
+	*out = PSGD_INIT(psgd_epochnorm_options);
+	out->in_steps = in_steps;
+	out->force_max = in_steps ? a->force_max_iters : a->force_max_epochs;
+	out->stride = in_steps ? a->stride_iters : a->stride_epochs;
+	out->rank_cooldown = in_steps ? a->rank_cooldown_iters : a->rank_cooldown_epochs;
+	out->lr_cooldown = in_steps ? a->lr_cooldown_iters : a->lr_cooldown_epochs;
+	out->threshold = a->threshold;
+	out->no_force_max = !out->force_max;
+	out->no_rank_cooldown = !out->rank_cooldown;
+	out->no_lr_cooldown = !out->lr_cooldown;
+}
+
+static void set_caps(const struct psgd_config *config, struct parts *parts)
+{
+	const struct psgd_config_calibration *c = &config->compression.calibration;
+	const struct psgd_config_rank_control *control = &config->rank_control;
+	unsigned start = config->compression.start_power_iterations;
+	double exposed = control->max_exposed > 0 ? control->max_exposed : c->comm_ratio_threshold;
+
+	parts->live = PSGD_INIT(psgd_live_options);
+	parts->live.max_exposed = exposed;
+	parts->live.dwell_steps = control->dwell_iters;
+	parts->calibration = PSGD_INIT(psgd_calibration_options);
+	parts->calibration.start_step = c->force_start_iter > start ? c->force_start_iter : start;
+	parts->calibration.warmup_steps = c->warmup_iters;
+	parts->calibration.measure_steps = c->measure_iters;
+	parts->calibration.max_exposed = exposed;
+	parts->calibration.allow_rank_one = c->allow_rank_one;
+}
+
+psgd_status psgd_config_controller(const struct psgd_config *config, struct psgd_controller *out,
+	char *error, size_t error_bytes)
+{
+	struct psgd_rank_control_options options = PSGD_INIT(psgd_rank_control_options);
+	struct parts parts = {0};
+	psgd_status status = PSGD_OK;
+
+	psgd__text(error, error_bytes, "%s", "");
+	if (!config || !out)
+		return PSGD_ERR_INVALID;
+	*out = (struct psgd_controller){0};
+	if (!config->compression.enable_powerSGD)
+		return PSGD_OK;
+	options.cap = psgd__config_cap(config);
+	options.choice = psgd__config_choice(config);
+	options.min_rank = config->compression.min_rank;
+	options.max_rank = config->rank_control.dense_candidate ? PSGD_RANK_DENSE
+								: config->compression.max_rank;
+	options.fixed_rank = psgd__config_fixed_rank(config);
+	options.default_rank = config->compression.rank_schedule.default_rank;
+	options.candidates = parts.candidates;
+	options.n_candidates =
+		candidates(config, options.cap == PSGD_CAP_CALIBRATION, parts.candidates);
+	set_epochnorm(&config->accordion, &parts.epochnorm);
+	set_caps(config, &parts);
+	options.epochnorm = &parts.epochnorm;
+	options.live = &parts.live;
+	options.calibration = &parts.calibration;
+	if (options.choice == PSGD_CHOICE_SCHEDULE)
+		status = add_ranges(config, &parts, &options);
+	else if (options.choice == PSGD_CHOICE_REPLAY)
+		status = add_replay(config, &parts, &options, error, error_bytes);
+	if (status >= 0)
+		status = psgd_controller_rank_control(&options, error, error_bytes, out);
+	free(parts.replay);
+	free(parts.ranges);
+	return status == PSGD_ERR_INVALID ? PSGD_ERR_CONFIG : status;
+}

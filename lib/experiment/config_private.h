@@ -1,0 +1,47 @@
+/* What the files of the configuration share. */
+#ifndef PSGD_CONFIG_PRIVATE_H
+#define PSGD_CONFIG_PRIVATE_H
+
+#include "experiment/config_schema.h"
+#include "experiment/config_tree.h"
+
+/* Of a list of ranks, as the rank control of libpsgd takes it with dense beside. */
+#define PSGD__MOST_CANDIDATES 63
+
+/*
+ * The strict pass: walks the document beside the schema, checks every key and scalar, and gives a
+ * YAML text in which libcyaml has nothing left to misread. *out is freed by free().
+ */
+psgd_status psgd__config_strict(struct psgd__doc *doc, char **out, size_t *out_bytes);
+
+/* Defaults that depend on other keys. `name`: of a run that has none. */
+psgd_status psgd__config_derive(
+	struct psgd__doc *doc, struct psgd_config *config, const char *name);
+
+/* What one key cannot tell alone. */
+psgd_status psgd__config_check(struct psgd__doc *doc, const struct psgd_config *config);
+
+/* A document as text, ended by a zero that *out_bytes does not count. Freed by free(). */
+psgd_status psgd__config_dump(yaml_document_t *tree, char **out, size_t *out_bytes);
+
+/* Adds a scalar: plain, or in double quotes where a reader could take it for something else. */
+int psgd__config_add_plain(yaml_document_t *tree, const char *text);
+int psgd__config_add_text(yaml_document_t *tree, const char *text);
+
+/* How rank_control and the older keys that it succeeds are understood together. */
+enum psgd_cap_kind psgd__config_cap(const struct psgd_config *config);
+enum psgd_choice_kind psgd__config_choice(const struct psgd_config *config);
+unsigned psgd__config_fixed_rank(const struct psgd_config *config);
+
+/* The rank entries of a recorded run, for PSGD_CHOICE_REPLAY. *out is freed by free(). */
+psgd_status psgd__config_replay(const char *path, struct psgd_replay_entry **out, size_t *n,
+	char *error, size_t error_bytes);
+
+/* Numbers in files have a decimal point whatever the program's locale is. */
+struct psgd__c_locale {
+	void *ours, *before;
+};
+psgd_status psgd__c_locale_enter(struct psgd__c_locale *locale);
+void psgd__c_locale_leave(struct psgd__c_locale *locale);
+
+#endif

@@ -1,0 +1,170 @@
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+#include "experiment/run_impl.h"
+
+double psgd__unix_time(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (double)now.tv_sec + (double)(now.tv_nsec / 1000000) / 1e3;
+}
+
+json_t *psgd__json_number(double value)
+{
+	return isfinite(value) ? json_real(value) : json_null();
+}
+
+json_t *psgd__json_rank(uint32_t rank)
+{
+	return rank == PSGD_RANK_DENSE ? json_string("dense") : json_integer(rank);
+}
+
+json_t *psgd__json_text(const char *text)
+{
+	json_t *value = text ? json_string(text) : json_null();
+	char *copy;
+
+	if (value)
+		return value;
+	copy = psgd__strdup(text);
+	if (!copy)
+		return NULL;
+	for (char *c = copy; *c; c++)
+		*c = (unsigned char)*c < 0x80 ? *c : '?';
+	value = json_string(copy);
+	free(copy);
+	return value;
+}
+
+/* Takes the reference to `line`, which may be NULL when memory has ended. */
+static psgd_status append(struct psgd_run *run, json_t *line)
+{
+	char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(16)) : NULL;
+	psgd_status status = PSGD_OK;
+	size_t n;
+
+	json_decref(line);
+	if (!text)
+		return psgd__run_fail(run, PSGD_ERR_NOMEM, "out of memory");
+	n = strlen(text);
+	text[n] = '\n'; /* in the place of the zero: lines are not strings */
+	if (psgd__record_append(&run->events, text, n + 1))
+		status = psgd__run_fail_write(run, run->events.name);
+	free(text);
+	return status;
+}
+
+psgd_status psgd__event_text(
+	struct psgd_run *run, const char *event, uint64_t iteration, const char *text)
+{
+	return append(run, json_pack("{s:f, s:o, s:I, s:o}", "time", psgd__unix_time(), "event",
+				   psgd__json_text(event), "iteration", (json_int_t)iteration,
+				   "text", psgd__json_text(text)));
+}
+
+psgd_status psgd__event_start(struct psgd_run *run, const struct psgd_run_options *options)
+{
+	return append(
+		run, json_pack("{s:f, s:s, s:s, s:o, s:i, s:o, s:I}", "time", psgd__unix_time(),
+			     "event", "start", "version", psgd_version_string(), "name",
+			     psgd__json_text(options->config->name), "workers", (int)run->n_workers,
+			     "transport", psgd__json_text(options->transport), "seed",
+			     (json_int_t)options->config->seed));
+}
+
+/* A rank in force from a step on. `decision` is NULL when nobody decided. */
+static psgd_status event_rank(struct psgd_run *run, uint64_t epoch, uint64_t step, uint32_t rank,
+	const struct psgd_decision *decision)
+{
+	static const struct psgd_decision none = {
+		.value = NAN,
+		.threshold = NAN,
+		.link_delay_ns = NAN,
+		.link_ns_per_byte = NAN,
+		.predicted_exposed = NAN,
+	};
+	const struct psgd_decision *d = decision ? decision : &none;
+	json_t *previous = run->has_rank_event ? json_integer(run->last_rank) : json_null();
+	/* 1 byte/ns is 8000 Mbit/s. */
+	double mbps = d->link_ns_per_byte > 0 ? 8000 / d->link_ns_per_byte : NAN;
+
+	run->has_rank_event = true;
+	run->last_rank = rank;
+	return append(run,
+		json_pack("{s:f, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I}",
+			"time", psgd__unix_time(), "event", "rank", "step", (json_int_t)step,
+			"rank", (json_int_t)rank, "previous", previous, "cap",
+			decision ? psgd__json_rank(d->cap) : json_null(), "choice",
+			decision ? psgd__json_rank(d->choice) : json_null(), "regime",
+			psgd__json_text(d->regime), "value", psgd__json_number(d->value),
+			"threshold", psgd__json_number(d->threshold), "link_delay_us",
+			psgd__json_number(d->link_delay_ns / 1000), "link_mbps",
+			psgd__json_number(mbps), "predicted_exposed",
+			psgd__json_number(d->predicted_exposed), "epoch", (json_int_t)epoch));
+}
+
+static psgd_status step_rank(struct psgd_run *run, const struct psgd_run_iteration *row,
+	const struct psgd_report *report)
+{
+	const struct psgd_decision *decision = &report->decision;
+
+	if (!report->decided) {
+		if (run->has_rank_event)
+			return PSGD_OK;
+		return event_rank(run, row->epoch, report->step, report->rank_max, NULL);
+	}
+	run->has_decision = true;
+	run->last_cap = decision->cap;
+	run->last_choice = decision->choice;
+	/* The first decision is no change, but a replay begins with it. */
+	if (!decision->changed && run->has_rank_event)
+		return PSGD_OK;
+	return event_rank(run, row->epoch, decision->step, decision->rank, decision);
+}
+
+static psgd_status step_learning_rate(struct psgd_run *run, const struct psgd_run_iteration *row)
+{
+	double before = run->last_learning_rate;
+
+	if (row->learning_rate == before || !isfinite(row->learning_rate))
+		return PSGD_OK;
+	run->last_learning_rate = row->learning_rate;
+	return append(run, json_pack("{s:f, s:s, s:I, s:I, s:o, s:o}", "time", psgd__unix_time(),
+				   "event", "lr", "iteration", (json_int_t)row->iteration, "epoch",
+				   (json_int_t)row->epoch, "learning_rate",
+				   psgd__json_number(row->learning_rate), "previous",
+				   psgd__json_number(before)));
+}
+
+psgd_status psgd__event_step(struct psgd_run *run, const struct psgd_run_iteration *row,
+	const struct psgd_report *report)
+{
+	PSGD__TRY(step_rank(run, row, report));
+	PSGD__TRY(step_learning_rate(run, row));
+	if (!report->n_nonfinite)
+		return PSGD_OK;
+	return append(
+		run, json_pack("{s:f, s:s, s:I, s:I, s:I, s:I}", "time", psgd__unix_time(), "event",
+			     "nonfinite", "iteration", (json_int_t)row->iteration, "step",
+			     (json_int_t)report->step, "epoch", (json_int_t)row->epoch, "buckets",
+			     (json_int_t)report->n_nonfinite));
+}
+
+psgd_status psgd__event_epoch(struct psgd_run *run, const struct psgd_run_epoch *row)
+{
+	return append(run, json_pack("{s:f, s:s, s:I, s:I, s:o, s:o, s:o}", "time",
+				   psgd__unix_time(), "event", "epoch", "epoch",
+				   (json_int_t)row->epoch, "iteration", (json_int_t)row->iteration,
+				   "epoch_loss", psgd__json_number(row->epoch_loss), "accuracy",
+				   psgd__json_number(row->accuracy), "grad_accum_norm",
+				   psgd__json_number(row->grad_accum_norm)));
+}
+
+psgd_status psgd__event_finish(struct psgd_run *run, const char *state, const char *reason)
+{
+	return append(run, json_pack("{s:f, s:s, s:s, s:o}", "time", psgd__unix_time(), "event",
+				   "finish", "state", state, "reason", psgd__json_text(reason)));
+}

@@ -1,0 +1,215 @@
+/* Taking a run folder: who has it now, and what is removed. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "experiment/run_impl.h"
+
+#define STATUS_MAX_BYTES (1 << 20)
+
+/* --- what a folder holds --- */
+
+/* *out is NULL when there is no status file. */
+static psgd_status read_status(int dir_fd, json_t **out)
+{
+	int fd = openat(dir_fd, "status.json", O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	psgd_status status = PSGD_ERR_IO;
+	struct stat info;
+
+	*out = NULL;
+	if (fd < 0)
+		return errno == ENOENT ? PSGD_OK : PSGD_ERR_IO;
+	if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size <= STATUS_MAX_BYTES) {
+		*out = json_loadfd(fd, 0, NULL);
+		if (json_is_object(*out) && json_is_string(json_object_get(*out, "state")))
+			status = PSGD_OK;
+	}
+	close(fd);
+	if (status) {
+		json_decref(*out);
+		*out = NULL;
+	}
+	return status;
+}
+
+psgd_status psgd_run_state(const char *dir, char *state, size_t bytes)
+{
+	json_t *file = NULL;
+	psgd_status status = PSGD_OK;
+	const char *text = "";
+	int fd;
+
+	if (!dir || !state || !bytes)
+		return PSGD_ERR_INVALID;
+	*state = '\0';
+	fd = psgd__open_dir(AT_FDCWD, dir);
+	if (fd < 0)
+		return errno == ENOENT ? PSGD_OK : PSGD_ERR_IO;
+	status = read_status(fd, &file);
+	close(fd);
+	if (file)
+		text = json_string_value(json_object_get(file, "state"));
+	if (!status && strlen(text) >= bytes)
+		status = PSGD_ERR_INVALID;
+	if (!status)
+		psgd__text(state, bytes, "%s", text);
+	json_decref(file);
+	return status;
+}
+
+static bool is_alive(const json_t *file)
+{
+	pid_t pid = (pid_t)json_integer_value(json_object_get(file, "pid"));
+	long long began = json_integer_value(json_object_get(file, "pid_start"));
+
+	if (pid <= 0 || (kill(pid, 0) != 0 && errno != EPERM))
+		return false;
+	return !began || !psgd__process_start(pid) || psgd__process_start(pid) == began;
+}
+
+static psgd_status refuse_running(struct psgd_run *run, const json_t *file, bool overwrite)
+{
+	struct utsname own;
+	const char *host = json_string_value(json_object_get(file, "host"));
+
+	if (host && strcmp(host, psgd__host_name(&own)) != 0) {
+		if (overwrite)
+			return PSGD_OK;
+		return psgd__run_fail(run, PSGD_ERR_STATE,
+			"%s holds a run that began on %s and may still run (use --overwrite if it "
+			"does not)",
+			run->dir, host);
+	}
+	if (!is_alive(file))
+		return PSGD_OK;
+	return psgd__run_fail(run, PSGD_ERR_STATE, "%s is in use by process %lld", run->dir,
+		(long long)json_integer_value(json_object_get(file, "pid")));
+}
+
+static psgd_status refuse_used(struct psgd_run *run, const json_t *file, bool overwrite)
+{
+	const char *state = json_string_value(json_object_get(file, "state"));
+
+	if (strcmp(state, "finished") == 0 && !overwrite)
+		return psgd__run_fail(run, PSGD_ERR_STATE,
+			"%s holds a finished run (use --overwrite or another save_dir)", run->dir);
+	if (strcmp(state, "running") == 0)
+		return refuse_running(run, file, overwrite);
+	return PSGD_OK;
+}
+
+/* --- taking it --- */
+
+/* Also two processes that start at once meet here; the lock ends with the process. */
+static psgd_status lock_events(struct psgd_run *run)
+{
+	int fd = openat(run->dir_fd, "events.jsonl", O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+
+	psgd__text(run->events.name, sizeof(run->events.name), "events.jsonl");
+	run->events.fd = fd;
+	if (fd < 0)
+		return psgd__run_fail_write(run, "events.jsonl");
+	if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+		return psgd__run_fail(
+			run, PSGD_ERR_STATE, "%s is in use by another process", run->dir);
+	return PSGD_OK;
+}
+
+/* A name that an earlier status.json says; it is removed, so it must be one that we could give. */
+static bool is_own_name(const char *name, const char *begin)
+{
+	return name && strncmp(name, begin, strlen(begin)) == 0 && !strchr(name, '/') &&
+	       name[0] != '.' && name[0];
+}
+
+/* The folders go too when nothing else is in them. */
+static void remove_benchmark(int parent_fd, const char *name)
+{
+	char path[3 * PSGD__FILE_NAME];
+	static const char *const dirs[] = {"csv", "configs", "visualizations"};
+
+	snprintf(path, sizeof(path), "%s/csv/powerSGD_%s.csv", name, name);
+	unlinkat(parent_fd, path, 0);
+	snprintf(path, sizeof(path), "%s/csv/epoch_accuracy.csv", name);
+	unlinkat(parent_fd, path, 0);
+	snprintf(path, sizeof(path), "%s/configs/resolved.yaml", name);
+	unlinkat(parent_fd, path, 0);
+	for (size_t i = 0; i < PSGD__COUNT(dirs); i++) {
+		snprintf(path, sizeof(path), "%s/%s", name, dirs[i]);
+		unlinkat(parent_fd, path, AT_REMOVEDIR);
+	}
+	unlinkat(parent_fd, name, AT_REMOVEDIR);
+}
+
+/* What an earlier run wrote, and nothing else. */
+static psgd_status remove_records(
+	struct psgd_run *run, const json_t *old, const struct psgd_config *config)
+{
+	const char *benchmark = json_string_value(json_object_get(old, "benchmark"));
+	const char *accuracy = json_string_value(json_object_get(old, "results_csv"));
+	char path[PSGD__FILE_NAME + 16];
+	int benchmarks;
+
+	if (ftruncate(run->events.fd, 0) != 0)
+		return psgd__run_fail_write(run, "events.jsonl");
+	unlinkat(run->dir_fd, "calibration_rank_stats.csv", 0);
+	unlinkat(run->dir_fd, "manifest.json", 0);
+	if (is_own_name(accuracy, "") && strlen(accuracy) < PSGD__FILE_NAME) {
+		snprintf(path, sizeof(path), "accuracy/%s", accuracy);
+		unlinkat(run->dir_fd, path, 0);
+	}
+	if (is_own_name(benchmark, "benchmark_") && strlen(benchmark) < PSGD__FILE_NAME) {
+		benchmarks = psgd__open_benchmarks(run, config);
+		if (benchmarks < 0)
+			return psgd__run_fail_write(run, "benchmark");
+		remove_benchmark(benchmarks, benchmark);
+		close(benchmarks);
+	}
+	return PSGD_OK;
+}
+
+static psgd_status check_results_csv(struct psgd_run *run, const struct psgd_config *config)
+{
+	const char *name = config->results_csv;
+
+	if (is_own_name(name, "") && strlen(name) < PSGD__FILE_NAME) {
+		psgd__text(run->accuracy, sizeof(run->accuracy), "%s", name);
+		return PSGD_OK;
+	}
+	return psgd__run_fail(run, PSGD_ERR_CONFIG,
+		"results_csv is \"%.80s\", expected the name of a file", name ? name : "");
+}
+
+psgd_status psgd__folder_take(struct psgd_run *run, const struct psgd_run_options *options)
+{
+	json_t *old = NULL;
+	psgd_status status;
+
+	PSGD__TRY(check_results_csv(run, options->config));
+	if (psgd__make_dirs(run->dir) != 0)
+		return psgd__run_fail_write(run, "");
+	run->dir_fd = psgd__open_dir(AT_FDCWD, run->dir);
+	if (run->dir_fd < 0)
+		return psgd__run_fail_write(run, "");
+	if (read_status(run->dir_fd, &old) && !options->overwrite)
+		return psgd__run_fail(run, PSGD_ERR_STATE,
+			"%s/status.json is no run's status (use --overwrite or another save_dir)",
+			run->dir);
+	status = old ? refuse_used(run, old, options->overwrite) : PSGD_OK;
+	if (!status)
+		status = lock_events(run);
+	/* From here the folder is not the old run's any more, whatever happens. */
+	if (!status)
+		status = psgd__status_write(run, "running", NULL, true);
+	run->taken = !status;
+	if (!status)
+		status = remove_records(run, old, options->config);
+	json_decref(old);
+	return status;
+}

@@ -1,0 +1,151 @@
+/* The run folder, room-private. */
+#ifndef PSGD_EXPERIMENT_RUN_IMPL_H
+#define PSGD_EXPERIMENT_RUN_IMPL_H
+
+#include <limits.h>
+#include <locale.h>
+#include <sys/types.h>
+
+#include <jansson.h>
+
+#include <psgd/experiment/run.h>
+
+#include "base/base.h"
+
+#define PSGD__ERROR_BYTES 1024
+#define PSGD__FILE_NAME 256
+
+/* --- records: text that only grows --- */
+
+/* A file to which whole lines are appended, each by one write: a killed process leaves no half. */
+struct psgd__record {
+	int fd; /* -1: not open */
+	off_t end;
+	char name[PSGD__FILE_NAME]; /* for messages */
+};
+
+/* Creates or empties the file. IO with errno. */
+psgd_status psgd__record_open(struct psgd__record *record, int dir_fd, const char *name);
+psgd_status psgd__record_append(struct psgd__record *record, const char *text, size_t n);
+void psgd__record_close(struct psgd__record *record);
+
+/* A line of a CSV. Numbers do not depend on the caller's locale. */
+struct psgd__row {
+	locale_t locale;
+	size_t n;
+	char text[2048];
+};
+
+void psgd__row_empty(struct psgd__row *row);
+void psgd__row_text(struct psgd__row *row, const char *text);
+void psgd__row_count(struct psgd__row *row, uint64_t value);
+void psgd__row_seconds(struct psgd__row *row, int64_t ns);
+/* As many digits as give the same double again; not finite: empty. */
+void psgd__row_number(struct psgd__row *row, double value);
+/* A matrix rank as the cap or choice of a decision: "dense" above all. */
+void psgd__row_rank(struct psgd__row *row, uint32_t rank);
+psgd_status psgd__row_append(struct psgd__row *row, struct psgd__record *record);
+
+/* --- the run --- */
+
+/* What status.json and the progress line show. */
+struct psgd__live {
+	bool any;		   /* an iteration has been seen */
+	uint64_t epoch, iteration; /* from 0 */
+	uint64_t total;
+	double accuracy, loss, test_accuracy, learning_rate;
+	uint32_t rank;
+	double eta_s;
+	int64_t first_ns; /* end of the first iteration seen, the base of the ETA */
+	uint64_t first_iteration;
+	/* Since the last progress line. */
+	uint64_t n_window;
+	int64_t step_ns, compute_ns, encode_ns, wire_ns, decode_ns;
+	uint64_t payload_bytes, sent_bytes;
+};
+
+struct psgd_run {
+	bool writes; /* worker 0 */
+	bool taken;  /* status.json is this run's */
+	bool ended;
+	uint32_t n_workers;
+	uint64_t n_epochs;
+	int progress_fd; /* -1: none, or closed by its reader */
+	int64_t start_ns, next_status_ns;
+	struct psgd__live live;
+	char *dir;
+	int dir_fd, statm_fd;
+	locale_t locale;
+	char benchmark[PSGD__FILE_NAME]; /* benchmark_<timestamp> */
+	char accuracy[PSGD__FILE_NAME];	 /* results_csv */
+	struct psgd__record events, iterations, epochs, accuracies;
+	/* What the last row had, to see changes. */
+	bool has_rank_event;
+	uint32_t last_rank, last_cap, last_choice;
+	bool has_decision;
+	double last_learning_rate, last_accum_norm;
+	char text[PSGD__ERROR_BYTES];
+};
+
+psgd_status psgd__run_fail(struct psgd_run *run, psgd_status status, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+/* A record could not be written: errno says why. */
+psgd_status psgd__run_fail_write(struct psgd_run *run, const char *name);
+
+/* Null for what is not finite; never NULL unless memory ends. */
+json_t *psgd__json_number(double value);
+json_t *psgd__json_rank(uint32_t rank);
+/* Also for text that is not UTF-8; NULL text gives null. */
+json_t *psgd__json_text(const char *text);
+double psgd__unix_time(void);
+
+/* --- files --- */
+
+/* A descriptor, or -1 with errno. */
+int psgd__open_dir(int at, const char *path);
+int psgd__open_sub_dir(int at, const char *name); /* creates it, if need be */
+int psgd__make_dirs(const char *path);		  /* with the parents; 0 or -1 */
+/* Temporary name and rename; durable: on the disk before it returns. IO with errno. */
+psgd_status psgd__file_replace(
+	int dir_fd, const char *name, const char *text, size_t n, bool durable);
+psgd_status psgd__json_replace(int dir_fd, const char *name, const json_t *value, bool durable);
+psgd_status psgd__status_write(
+	struct psgd_run *run, const char *state, const char *error, bool durable);
+
+struct utsname;
+const char *psgd__host_name(struct utsname *own);
+/* When a process began, in clock ticks since boot; 0: there is none. Tells reused numbers apart. */
+long long psgd__process_start(pid_t pid);
+
+/* --- folder --- */
+
+/* Creates the folder and refuses one that is in use; then takes it and empties it. */
+psgd_status psgd__folder_take(struct psgd_run *run, const struct psgd_run_options *options);
+/* accuracy/, benchmark/benchmark_<time>/..., the configuration's files, headers of the CSVs. */
+psgd_status psgd__folder_fill(struct psgd_run *run, const struct psgd_run_options *options);
+/* Where benchmark_<time> folders are, created if need be; -1 with errno. */
+int psgd__open_benchmarks(const struct psgd_run *run, const struct psgd_config *config);
+
+/* --- manifest --- */
+
+psgd_status psgd__manifest_write(
+	struct psgd_run *run, const struct psgd_run_options *options, const char *resolved);
+
+/* --- events --- */
+
+psgd_status psgd__event_text(
+	struct psgd_run *run, const char *event, uint64_t iteration, const char *text);
+psgd_status psgd__event_start(struct psgd_run *run, const struct psgd_run_options *options);
+/* Rank, learning rate and non-finite events of a step. */
+psgd_status psgd__event_step(struct psgd_run *run, const struct psgd_run_iteration *row,
+	const struct psgd_report *report);
+psgd_status psgd__event_epoch(struct psgd_run *run, const struct psgd_run_epoch *row);
+psgd_status psgd__event_finish(struct psgd_run *run, const char *state, const char *reason);
+
+/* --- progress --- */
+
+void psgd__live_see(struct psgd_run *run, const struct psgd_run_iteration *row,
+	const struct psgd_report *report);
+void psgd__progress_write(struct psgd_run *run);
+
+#endif

@@ -1,0 +1,130 @@
+#include <stdio.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <openssl/evp.h>
+
+#include "experiment/run_impl.h"
+
+#define SCHEMA_VERSION 1
+
+/* The first "key : value" of /proc/cpuinfo with this key; null if none. */
+static json_t *cpu_model(void)
+{
+	FILE *file = fopen("/proc/cpuinfo", "re");
+	json_t *model = NULL;
+	char line[512];
+
+	while (file && !model && fgets(line, sizeof(line), file)) {
+		char *value = strchr(line, ':');
+
+		if (!value || strncmp(line, "model name", 10) != 0)
+			continue;
+		value += 1 + strspn(value + 1, " \t");
+		value[strcspn(value, "\n")] = '\0';
+		model = psgd__json_text(value);
+	}
+	if (file)
+		fclose(file);
+	return model ? model : json_null();
+}
+
+static json_t *sha256(const char *text)
+{
+	unsigned char digest[EVP_MAX_MD_SIZE];
+	char hex[2 * EVP_MAX_MD_SIZE + 1] = "";
+	size_t n = 0;
+
+	if (!EVP_Q_digest(NULL, "SHA256", NULL, text, strlen(text), digest, &n))
+		return json_null();
+	for (size_t i = 0; i < n; i++)
+		snprintf(hex + 2 * i, 3, "%02x", digest[i]);
+	return json_string(hex);
+}
+
+/* A secret in the environment must not reach a file that is passed around; a path may. */
+static bool is_secret(const char *name, size_t n)
+{
+	static const char *const words[] = {"TOKEN", "SECRET", "PASSWORD", "KEY"};
+
+	if (n > 5 && strncmp(name + n - 5, "_FILE", 5) == 0)
+		return false;
+	for (size_t w = 0; w < PSGD__COUNT(words); w++) {
+		if (memmem(name, n, words[w], strlen(words[w])))
+			return true;
+	}
+	return false;
+}
+
+static json_t *environment(void)
+{
+	static const char *const prefixes[] = {"PSGD_", "GLOO_", "NCCL_", "OMP_"};
+	json_t *all = json_object();
+
+	for (char **entry = environ; all && *entry; entry++) {
+		size_t n = strcspn(*entry, "=");
+		bool wanted = false;
+		char name[256];
+
+		for (size_t p = 0; p < PSGD__COUNT(prefixes); p++)
+			wanted |= strncmp(*entry, prefixes[p], strlen(prefixes[p])) == 0;
+		if (!wanted || !(*entry)[n] || n >= sizeof(name) || is_secret(*entry, n))
+			continue;
+		psgd__text(name, n + 1, "%s", *entry);
+		/* A name that is not UTF-8 cannot be a key: it is left out. */
+		json_object_set_new(all, name, psgd__json_text(*entry + n + 1));
+	}
+	return all;
+}
+
+/* What the configuration asks the network to be. */
+static json_t *link_of(const struct psgd_config *config)
+{
+	struct psgd_link link = PSGD_INIT(psgd_link);
+	bool limited = false;
+
+	if (psgd_config_link(config, &link, &limited) || !limited)
+		return json_null();
+	return json_pack("{s:s, s:f, s:f, s:f, s:f, s:I}", "method", "model", "egress_mbps",
+		(double)link.egress_bps / 1e6, "ingress_mbps", (double)link.ingress_bps / 1e6,
+		"latency_ms", (double)link.delay_ns / 1e6, "jitter_ms",
+		(double)link.jitter_ns / 1e6, "burst_bytes", (json_int_t)link.burst_bytes);
+}
+
+static json_t *start_time(void)
+{
+	time_t now = time(NULL);
+	char text[32] = "";
+	struct tm utc;
+
+	if (gmtime_r(&now, &utc))
+		strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc);
+	return json_string(text);
+}
+
+psgd_status psgd__manifest_write(
+	struct psgd_run *run, const struct psgd_run_options *options, const char *resolved)
+{
+	const struct psgd_config *config = options->config;
+	struct utsname own = {0};
+	json_t *value = NULL;
+	psgd_status status;
+
+	uname(&own);
+	value = json_pack("{s:i, s:o, s:s, s:s, s:o, s:o, s:o, s:o, s:i, s:o, s:i, s:o, s:o, s:o, "
+			  "s:I, s:o, s:o}",
+		"schema", SCHEMA_VERSION, "name", psgd__json_text(config->name), "psgd_version",
+		psgd_version_string(), "compiler", __VERSION__, "host",
+		psgd__json_text(own.nodename), "kernel", psgd__json_text(own.release), "machine",
+		psgd__json_text(own.machine), "cpu", cpu_model(), "cores",
+		(int)sysconf(_SC_NPROCESSORS_ONLN), "command_line",
+		psgd__json_text(options->command_line), "workers", (int)run->n_workers, "transport",
+		psgd__json_text(options->transport), "link", link_of(config), "config_sha256",
+		sha256(resolved), "seed", (json_int_t)config->seed, "started", start_time(),
+		"environment", environment());
+	status = psgd__json_replace(run->dir_fd, "manifest.json", value, false);
+	json_decref(value);
+	return status ? psgd__run_fail_write(run, "manifest.json") : PSGD_OK;
+}

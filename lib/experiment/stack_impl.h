@@ -1,0 +1,57 @@
+/* The stack, room-private. */
+#ifndef PSGD_EXPERIMENT_STACK_IMPL_H
+#define PSGD_EXPERIMENT_STACK_IMPL_H
+
+#include <psgd/experiment/stack.h>
+
+#include "base/base.h"
+
+#define PSGD__REPORT_BYTES 4096
+
+/* The environment. Text that is not set, or empty, is NULL; it is valid while the stack opens. */
+struct psgd__stack_settings {
+	const char *config, *source, *run_dir, *token_file, *module_dir;
+	double rdzv_timeout_s; /* 0: the default */
+	int32_t progress_fd;   /* -1: none */
+	bool overwrite;
+};
+
+struct psgd_stack {
+	struct psgd__stack_settings settings;
+	psgd_log_fn log;
+	void *log_user;
+	enum psgd_log_level log_level;
+	struct psgd_config *config;
+	struct psgd_launch launch;
+	psgd_rendezvous *rendezvous;
+	struct psgd_device device;
+	struct psgd_compressor compressor;
+	struct psgd_controller controller;
+	struct psgd_transport network, shaped; /* shaped goes through network */
+	struct psgd_shaper shaper;
+	psgd_run *run;
+	psgd_session *session;
+	char text[PSGD__REPORT_BYTES];
+};
+
+/* Writes the text of a failure and returns its status. */
+psgd_status psgd__stack_fail(struct psgd_stack *stack, psgd_status status, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+/* A call that filled stack->text, or has nothing to say but its status. */
+psgd_status psgd__stack_failed(struct psgd_stack *stack, psgd_status status);
+int64_t psgd__stack_timeout_ns(const struct psgd_stack *stack);
+const struct psgd_transport *psgd__stack_transport(const struct psgd_stack *stack);
+
+/* All of psgd_stack_open, in its order; what is there when it fails is for psgd_stack_close. */
+psgd_status psgd__stack_open_all(struct psgd_stack *stack);
+
+/*
+ * Compares two configurations as psgd_config_yaml writes them, key by key. *table, freed by
+ * free(), has a line for each key that differs: "key: worker 0 has A, worker N has B"; "" if none
+ * does. Keys that name places on a node, or that only worker 0 uses, are not compared.
+ * Errors: CONFIG (no YAML), NOMEM.
+ */
+psgd_status psgd__compare_yaml(
+	const char *first, const char *own, uint32_t own_worker, char **table);
+
+#endif

@@ -1,0 +1,177 @@
+/* The shipped configurations, with the real constructors; and that their README is complete. */
+#include <glob.h>
+
+#include "experiment/config_schema.h"
+#include "experiment/config_support.h"
+#include "support/suite.h"
+
+/* Makes all objects of a file, as psgd_stack_open does. */
+static void check_file(const char *path)
+{
+	struct psgd_config *config = load_file(path, NULL);
+	struct psgd_compressor compressor;
+	struct psgd_controller controller;
+	struct psgd_link link;
+	struct psgd_shaper shaper;
+	bool limited;
+	char error[300];
+	psgd_status status;
+
+	ck_assert_int_eq(psgd_config_compressor(config, &compressor), PSGD_OK);
+	ck_assert_str_eq(
+		compressor.ops->name, config->compression.enable_powerSGD ? "powersgd" : "dense");
+	status = psgd_config_controller(config, &controller, error, sizeof(error));
+	ck_assert_msg(status == PSGD_OK, "%s: %s", path, error);
+	ck_assert((controller.ops != NULL) == config->compression.enable_powerSGD);
+	ck_assert_int_eq(psgd_config_link(config, &link, &limited), PSGD_OK);
+	if (limited) {
+		ck_assert_int_eq(psgd_shaper_model(&link, &shaper), PSGD_OK);
+		psgd_shaper_destroy(&shaper);
+	}
+	psgd_controller_destroy(&controller);
+	psgd_compressor_destroy(&compressor);
+	psgd_config_free(&config);
+}
+
+START_TEST(shipped_files)
+{
+	glob_t found = {0};
+
+	ck_assert_int_eq(glob(CONFIGS "/*.yaml", 0, NULL, &found), 0);
+	ck_assert_int_eq(glob(CONFIGS "/*/*.yaml", GLOB_APPEND, NULL, &found), 0);
+	ck_assert_uint_ge(found.gl_pathc, 7);
+	for (size_t i = 0; i < found.gl_pathc; i++)
+		check_file(found.gl_pathv[i]);
+	globfree(&found);
+}
+END_TEST
+
+/* What the five files of the quickstart may differ in is what they compare. */
+START_TEST(quickstart_is_fair)
+{
+	static const char *const names[] = {
+		"dense", "fixed_r1", "fixed_r4", "fixed_r8", "adaptive"};
+	static const unsigned ranks[] = {0, 1, 4, 8, 0};
+	struct psgd_config *first = load_file(CONFIGS "/quickstart/dense.yaml", NULL);
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		struct psgd_config *c;
+		char path[500], dir[100];
+
+		snprintf(path, sizeof(path), CONFIGS "/quickstart/%s.yaml", names[i]);
+		snprintf(dir, sizeof(dir), "results/quickstart/%s", names[i]);
+		c = load_file(path, NULL);
+		ck_assert_str_eq(c->name, names[i]);
+		ck_assert_str_eq(c->save_dir, dir);
+		ck_assert_uint_eq(c->seed, first->seed);
+		ck_assert_str_eq(c->model.name, first->model.name);
+		ck_assert_uint_eq(c->dataset.batch_size, first->dataset.batch_size);
+		ck_assert_uint_eq(c->training.epochs, first->training.epochs);
+		ck_assert(c->training.learning_rate == first->training.learning_rate);
+		ck_assert_str_eq(c->training.scheduler, first->training.scheduler);
+		ck_assert(c->network_limits.egress_mbps == first->network_limits.egress_mbps);
+		ck_assert(c->network_limits.latency_ms == first->network_limits.latency_ms);
+		ck_assert_uint_eq(c->training.max_iterations, i ? 0 : 40);
+		ck_assert_uint_eq(
+			c->compression.use_fixed_rank ? c->compression.fixed_rank_value : 0,
+			ranks[i]);
+		psgd_config_free(&c);
+	}
+	psgd_config_free(&first);
+}
+END_TEST
+
+/* One row of a table of README.md: "| `key` | type | default | unit | meaning |". */
+struct row {
+	char key[100], preset[200];
+};
+
+static bool row_of(const char *line, struct row *out)
+{
+	const char *at = line;
+
+	if (sscanf(line, "| `%99[A-Za-z0-9_]` |", out->key) != 1)
+		return false;
+	/* Words in a type's list are apart by commas, so " | " ends a column. */
+	for (int column = 0; at && column < 2; column++)
+		at = strstr(at + 1, " | ");
+	return at && sscanf(at, " | %199[^|]", out->preset) == 1;
+}
+
+/* Counts the rows of a key in its section, and compares the default. */
+static int rows_of(const char *section, const char *name, const char *preset)
+{
+	FILE *file = fopen(CONFIGS "/README.md", "r");
+	char line[500], heading[200] = "";
+	int n = 0;
+
+	ck_assert_ptr_nonnull(file);
+	while (fgets(line, sizeof(line), file)) {
+		struct row row;
+
+		if (sscanf(line, "## %199[^\n]", heading) == 1 || strcmp(heading, section) != 0 ||
+			!row_of(line, &row) || strcmp(row.key, name) != 0)
+			continue;
+		n++;
+		row.preset[strcspn(row.preset, "\n")] = '\0';
+		while (*row.preset && row.preset[strlen(row.preset) - 1] == ' ')
+			row.preset[strlen(row.preset) - 1] = '\0';
+		if (preset)
+			ck_assert_msg(strcmp(preset, row.preset) == 0, "%s.%s: README says '%s'",
+				section, name, row.preset);
+	}
+	fclose(file);
+	return n;
+}
+
+static void documented(const cyaml_schema_value_t *schema, const char *path)
+{
+	for (const cyaml_schema_field_t *f = schema->mapping.fields; f->key; f++) {
+		const struct psgd__key *key;
+		const char *preset = NULL;
+		char child[200], section[200];
+
+		snprintf(child, sizeof(child), "%s%s%s", path, *path ? "." : "", f->key);
+		snprintf(section, sizeof(section), "%s", *path ? path : "top");
+		section[strcspn(section, "[")] = '\0';
+		if (f->value.type == CYAML_MAPPING) {
+			documented(&f->value, child);
+			continue;
+		}
+		key = psgd__config_key(child);
+		if (key->preset)
+			preset = key->preset;
+		else if (key->flags & PSGD__KEY_REQUIRED)
+			preset = "required";
+		ck_assert_msg(rows_of(section, f->key, preset) == 1,
+			"README.md must have one row for %s", child);
+		if (f->value.type == CYAML_SEQUENCE &&
+			f->value.sequence.entry->type == CYAML_MAPPING) {
+			strcat(child, "[]");
+			documented(f->value.sequence.entry, child);
+		}
+	}
+}
+
+START_TEST(readme_has_every_key)
+{
+	documented(&psgd__config_schema, "");
+}
+END_TEST
+
+static Suite *suite(void)
+{
+	Suite *s = suite_create("config files");
+	TCase *t = tcase_create("shipped");
+
+	tcase_add_test(t, shipped_files);
+	tcase_add_test(t, quickstart_is_fair);
+	tcase_add_test(t, readme_has_every_key);
+	suite_add_tcase(s, t);
+	return s;
+}
+
+int main(void)
+{
+	return run_suite(suite());
+}

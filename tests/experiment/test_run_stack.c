@@ -1,0 +1,369 @@
+/* Whole stacks: one process alone, and processes that meet over loopback. */
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include <psgd/experiment/stack.h>
+
+#include "support/suite.h"
+
+#define MAX_WORKERS 3
+#define STEPS 5
+
+/* What a worker leaves behind for the test. */
+struct outcome {
+	psgd_status status;
+	char error[2048];
+	float gradient[32];
+};
+
+static char root[64];
+static struct outcome *outcomes; /* shared with the workers */
+static uint16_t port;
+
+static const char yaml[] = "name: unit\n"
+			   "model: {name: mlp, num_classes: 10}\n"
+			   "dataset: {name: synthetic, batch_size: 8}\n"
+			   "training: {epochs: 1, learning_rate: 0.1}\n"
+			   "communication: {timeout_s: 20}\n"
+			   "compression: {max_rank: 2, min_rank: 1, use_fixed_rank: true, "
+			   "fixed_rank_value: 2, start_power_iterations: 0}\n";
+
+static void write_file(const char *name, const char *text, const char *more)
+{
+	FILE *file = fopen(name, "w");
+
+	ck_assert_ptr_nonnull(file);
+	fprintf(file, "%s%s", text, more);
+	fclose(file);
+}
+
+static void set_up(void)
+{
+	struct sockaddr_in address = {
+		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t bytes = sizeof(address);
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	ck_assert_int_eq(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	ck_assert_int_eq(getsockname(fd, (struct sockaddr *)&address, &bytes), 0);
+	close(fd);
+	port = ntohs(address.sin_port);
+	strcpy(root, "/tmp/psgd-stack-XXXXXX");
+	ck_assert_ptr_nonnull(mkdtemp(root));
+	ck_assert_int_eq(chdir(root), 0);
+	for (int w = 0; w < MAX_WORKERS; w++) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "config%d.yaml", w);
+		write_file(name, yaml, "");
+	}
+	outcomes = mmap(NULL, MAX_WORKERS * sizeof(*outcomes), PROT_READ | PROT_WRITE,
+		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ck_assert_ptr_ne(outcomes, MAP_FAILED);
+	unsetenv("PSGD_OVERWRITE");
+	unsetenv("PSGD_TOKEN_FILE");
+	setenv("PSGD_RUN_DIR", "r", 1);
+	setenv("PSGD_RDZV_TIMEOUT", "20", 1);
+}
+
+static void tear_down(void)
+{
+	char command[128];
+
+	munmap(outcomes, MAX_WORKERS * sizeof(*outcomes));
+	ck_assert_int_eq(chdir("/"), 0);
+	snprintf(command, sizeof(command), "rm -rf '%s'", root);
+	ck_assert_int_eq(system(command), 0);
+}
+
+static void set_number(const char *name, unsigned value)
+{
+	char text[16];
+
+	snprintf(text, sizeof(text), "%u", value);
+	setenv(name, text, 1);
+}
+
+static psgd_status one_step(psgd_session *session, psgd_run *run, uint64_t step, float *gradient)
+{
+	struct psgd_grad grad = {.id = 7, .data = gradient};
+	struct psgd_bucket bucket = PSGD_INIT(psgd_bucket);
+	struct psgd_step_info info = PSGD_INIT(psgd_step_info);
+	struct psgd_report report = PSGD_INIT(psgd_report);
+	struct psgd_run_iteration row = PSGD_INIT(psgd_run_iteration);
+	psgd_ticket ticket;
+	psgd_status status;
+
+	bucket.grads = &grad;
+	bucket.n_grads = 1;
+	info.learning_rate = 0.1;
+	info.epoch_end = step + 1 == STEPS;
+	status = psgd_session_submit(session, &bucket, NULL, &ticket);
+	if (status == PSGD_OK)
+		status = psgd_session_finish_step(session, &info, &report);
+	if (status != PSGD_OK)
+		return status;
+	row.iteration = step;
+	row.iterations_in_epoch = row.total_iterations = STEPS;
+	row.learning_rate = 0.1;
+	row.report = &report;
+	return psgd_run_iteration(run, &row);
+}
+
+/* A trainer of one 8 x 4 tensor. */
+static void train(uint32_t worker, uint32_t n, struct outcome *out)
+{
+	struct psgd_stack_options options = PSGD_INIT(psgd_stack_options);
+	struct psgd_tensor tensor = {
+		.id = 7, .dtype = PSGD_F32, .n_dims = 2, .dims = {8, 4}, .name = "w"};
+	psgd_session *session;
+	psgd_stack *stack;
+	char config[32];
+
+	snprintf(config, sizeof(config), "config%u.yaml", worker);
+	setenv("PSGD_CONFIG", config, 1);
+	setenv("MASTER_ADDR", "127.0.0.1", 1);
+	set_number("MASTER_PORT", port);
+	set_number("RANK", worker);
+	set_number("WORLD_SIZE", n);
+	options.error = out->error;
+	options.error_bytes = sizeof(out->error);
+	out->status = psgd_stack_open(&options, &stack);
+	if (out->status)
+		return;
+	out->status = psgd_stack_session(stack, &tensor, 1, &session);
+	for (uint64_t step = 0; step < STEPS && out->status == PSGD_OK; step++) {
+		for (int i = 0; i < 32; i++)
+			out->gradient[i] = (float)((worker + 1) * (unsigned)(i % 5 + 1));
+		out->status = one_step(session, psgd_stack_run(stack), step, out->gradient);
+	}
+	psgd_stack_error(stack, out->error, sizeof(out->error));
+	psgd_stack_close(&stack, out->status, NULL);
+}
+
+static void run_workers(uint32_t n)
+{
+	pid_t children[MAX_WORKERS];
+
+	for (uint32_t w = 0; w < n; w++) {
+		children[w] = fork();
+		if (children[w] == 0) {
+			train(w, n, &outcomes[w]);
+			_exit(0);
+		}
+	}
+	for (uint32_t w = 0; w < n; w++) {
+		int status;
+
+		waitpid(children[w], &status, 0);
+		ck_assert_msg(
+			WIFEXITED(status) && WEXITSTATUS(status) == 0, "worker %u: %d", w, status);
+	}
+}
+
+static json_t *read_status(void)
+{
+	json_t *value = json_load_file("r/status.json", 0, NULL);
+
+	ck_assert(json_is_object(value));
+	return value;
+}
+
+START_TEST(trains_and_records)
+{
+	uint32_t n = (uint32_t)_i + 1;
+	json_t *status;
+	FILE *events;
+	char line[1024];
+	unsigned ranks = 0;
+
+	write_file("given.yaml", "# as it was given\n", yaml);
+	setenv("PSGD_CONFIG_SOURCE", "given.yaml", 1);
+	run_workers(n);
+	for (uint32_t w = 0; w < n; w++) {
+		ck_assert_msg(outcomes[w].status == PSGD_OK, "worker %u: %s", w, outcomes[w].error);
+		ck_assert_mem_eq(
+			outcomes[w].gradient, outcomes[0].gradient, sizeof(outcomes[0].gradient));
+	}
+	status = read_status();
+	ck_assert_str_eq(json_string_value(json_object_get(status, "state")), "finished");
+	ck_assert_int_eq(json_integer_value(json_object_get(status, "iteration")), STEPS - 1);
+	json_decref(status);
+	events = fopen("r/events.jsonl", "r");
+	while (fgets(line, sizeof(line), events))
+		ranks += strstr(line, "\"event\":\"rank\",\"step\":0,\"rank\":2,") != NULL;
+	fclose(events);
+	ck_assert_uint_eq(ranks, 1);
+	events = fopen("r/config.yaml", "r");
+	ck_assert_ptr_nonnull(fgets(line, sizeof(line), events));
+	fclose(events);
+	ck_assert_str_eq(line, "# as it was given\n");
+}
+END_TEST
+
+START_TEST(shaped_link)
+{
+	for (int w = 0; w < 2; w++) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "config%d.yaml", w);
+		write_file(name, yaml,
+			"network_limits: {enable: true, method: model, bandwidth_mbps: 100, "
+			"latency_ms: 20}\n");
+	}
+	run_workers(2);
+	for (int w = 0; w < 2; w++)
+		ck_assert_msg(outcomes[w].status == PSGD_OK, "%s", outcomes[w].error);
+}
+END_TEST
+
+START_TEST(configurations_that_differ)
+{
+	static const char table[] = "training.learning_rate: worker 0 has 0.1, worker 2 has 0.2";
+
+	write_file("config1.yaml", yaml, "threads: 2\nsave_dir: elsewhere\n");
+	write_file("config2.yaml",
+		"name: other\n"
+		"model: {name: mlp, num_classes: 10}\n"
+		"dataset: {name: synthetic, batch_size: 8}\n"
+		"training: {epochs: 1, learning_rate: 0.2}\n"
+		"communication: {timeout_s: 20}\n"
+		"compression: {max_rank: 2, min_rank: 1, use_fixed_rank: true, "
+		"fixed_rank_value: 2, start_power_iterations: 0}\n",
+		"");
+	run_workers(3);
+	for (int w = 0; w < 3; w++) {
+		ck_assert_int_eq(outcomes[w].status, PSGD_ERR_MISMATCH);
+		ck_assert_str_eq(outcomes[w].error, table);
+	}
+	ck_assert_int_ne(access("r", F_OK), 0);
+}
+END_TEST
+
+START_TEST(finished_folder_is_said_to_all)
+{
+	ck_assert_int_eq(mkdir("r", 0777), 0);
+	write_file("r/status.json", "{\"state\": \"finished\"}", "");
+	run_workers(2);
+	for (int w = 0; w < 2; w++) {
+		ck_assert_int_eq(outcomes[w].status, PSGD_ERR_STATE);
+		ck_assert_str_eq(outcomes[w].error, "worker 0: r holds a finished run (use "
+						    "--overwrite or another save_dir)");
+	}
+	setenv("PSGD_OVERWRITE", "1", 1);
+	run_workers(2);
+	for (int w = 0; w < 2; w++)
+		ck_assert_msg(outcomes[w].status == PSGD_OK, "%s", outcomes[w].error);
+}
+END_TEST
+
+static const struct {
+	const char *name, *value;
+	psgd_status status;
+	const char *text;
+} settings[] = {
+	{"PSGD_CONFIG", NULL, PSGD_ERR_CONFIG, "PSGD_CONFIG is not set"},
+	{"PSGD_CONFIG", "missing.yaml", PSGD_ERR_CONFIG, "missing.yaml: cannot read"},
+	{"PSGD_RDZV_TIMEOUT", "5x", PSGD_ERR_CONFIG, "PSGD_RDZV_TIMEOUT is \"5x\""},
+	{"PSGD_RDZV_TIMEOUT", "-1", PSGD_ERR_CONFIG, "PSGD_RDZV_TIMEOUT is \"-1\""},
+	{"PSGD_PROGRESS_FD", "three", PSGD_ERR_CONFIG, "PSGD_PROGRESS_FD is \"three\""},
+	{"RANK", "1", PSGD_ERR_CONFIG, "RANK 1 is out of range: WORLD_SIZE is 1"},
+	{"PSGD_TOKEN_FILE", "missing", PSGD_OK, ""},
+};
+
+START_TEST(bad_environment)
+{
+	struct psgd_stack_options options = PSGD_INIT(psgd_stack_options);
+	psgd_stack *stack = NULL;
+	char error[512] = "";
+
+	setenv("PSGD_CONFIG", "config0.yaml", 1);
+	setenv("RANK", "0", 1);
+	setenv("WORLD_SIZE", "1", 1);
+	if (settings[_i].value)
+		setenv(settings[_i].name, settings[_i].value, 1);
+	else
+		unsetenv(settings[_i].name);
+	options.error = error;
+	options.error_bytes = sizeof(error);
+	ck_assert_int_eq(psgd_stack_open(&options, &stack), settings[_i].status);
+	ck_assert_msg(strstr(error, settings[_i].text) != NULL, "%s", error);
+	psgd_stack_close(&stack, PSGD_OK, NULL);
+}
+END_TEST
+
+/* The failure that training ended with is what the run folder says. */
+START_TEST(close_writes_the_reason)
+{
+	psgd_stack *stack = NULL;
+	json_t *status;
+
+	setenv("PSGD_CONFIG", "config0.yaml", 1);
+	ck_assert_int_eq(psgd_stack_open(NULL, &stack), PSGD_OK);
+	ck_assert_ptr_nonnull(psgd_stack_config(stack));
+	ck_assert_uint_eq(psgd_stack_launch(stack)->n_workers, 1);
+	ck_assert_ptr_nonnull(psgd_stack_controller(stack)->ops);
+	psgd_stack_close(&stack, PSGD_ERR_PEER_LOST, "worker 1 is gone");
+	ck_assert_ptr_null(stack);
+	status = read_status();
+	ck_assert_str_eq(json_string_value(json_object_get(status, "state")), "failed");
+	ck_assert_str_eq(json_string_value(json_object_get(status, "error")), "worker 1 is gone");
+	json_decref(status);
+	psgd_stack_close(&stack, PSGD_OK, NULL);
+	psgd_stack_close(NULL, PSGD_OK, NULL);
+}
+END_TEST
+
+START_TEST(exit_codes)
+{
+	static const struct {
+		psgd_status status;
+		int code;
+	} codes[] = {{PSGD_OK, 0}, {PSGD_PENDING, 0}, {PSGD_ERR_CONFIG, 2}, {PSGD_ERR_INVALID, 2},
+		{PSGD_ERR_STATE, 2}, {PSGD_ERR_MISMATCH, 2}, {PSGD_ERR_PEER_LOST, 3},
+		{PSGD_ERR_TIMEOUT, 4}, {PSGD_ERR_UNSUPPORTED, 5}, {PSGD_ERR_AUTH, 5},
+		{PSGD_ERR_IO, 5}, {PSGD_ERR_DEVICE, 5}, {PSGD_ERR_NOMEM, 1},
+		{PSGD_ERR_TRANSPORT, 1}, {PSGD_ERR_FAILED, 1}, {PSGD_ERR_INTERNAL, 1}};
+
+	for (size_t i = 0; i < sizeof(codes) / sizeof(codes[0]); i++)
+		ck_assert_int_eq(psgd_exit_code(codes[i].status), codes[i].code);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+	Suite *s = suite_create("run_stack");
+	TCase *t = tcase_create("alone"), *m = tcase_create("together");
+
+	tcase_add_checked_fixture(t, set_up, tear_down);
+	tcase_add_loop_test(t, trains_and_records, 0, 1);
+	tcase_add_loop_test(t, bad_environment, 0, sizeof(settings) / sizeof(settings[0]));
+	tcase_add_test(t, close_writes_the_reason);
+	tcase_add_test(t, exit_codes);
+	tcase_set_timeout(t, 30);
+	suite_add_tcase(s, t);
+#ifdef HAVE_GLOO
+	tcase_add_checked_fixture(m, set_up, tear_down);
+	tcase_add_loop_test(m, trains_and_records, 1, MAX_WORKERS);
+	tcase_add_test(m, shaped_link);
+	tcase_add_test(m, configurations_that_differ);
+	tcase_add_test(m, finished_folder_is_said_to_all);
+#endif
+	tcase_set_timeout(m, 60);
+	suite_add_tcase(s, m);
+	return s;
+}
+
+int main(void)
+{
+	return run_suite(suite());
+}
