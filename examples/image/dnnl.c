@@ -1,0 +1,400 @@
+/*
+ * The compute primitives by oneDNN 2.x. A 3.x version differs in the four functions that fill an
+ * operation descriptor (3.x has none) and where dnnl_memory_desc_t is a value (opaque there).
+ * SPDX-License-Identifier: MIT
+ */
+#include "dnnl.h"
+
+#include <dlfcn.h>
+#include <stdlib.h>
+
+#include <oneapi/dnnl/dnnl.h>
+#include <oneapi/dnnl/dnnl_debug.h>
+
+/* Which of an operation's layouts an argument has. */
+enum side { IN, OUT, WEIGHTS, CHANNEL, SIDES };
+
+static const struct {
+	int arg;
+	enum side side;
+	bool result; /* of the operation, not given to it */
+} slots[NN_SLOTS] = {[NN_SRC] = {DNNL_ARG_SRC, IN, false},
+	[NN_DST] = {DNNL_ARG_DST, OUT, true},
+	[NN_DIFF_SRC] = {DNNL_ARG_DIFF_SRC, IN, true},
+	[NN_DIFF_DST] = {DNNL_ARG_DIFF_DST, OUT, false},
+	[NN_WEIGHTS] = {DNNL_ARG_WEIGHTS, WEIGHTS, false},
+	[NN_DIFF_WEIGHTS] = {DNNL_ARG_DIFF_WEIGHTS, WEIGHTS, true},
+	[NN_BIAS] = {DNNL_ARG_BIAS, CHANNEL, false},
+	[NN_DIFF_BIAS] = {DNNL_ARG_DIFF_BIAS, CHANNEL, true},
+	[NN_SCALE] = {DNNL_ARG_SCALE, CHANNEL, false},
+	[NN_DIFF_SCALE] = {DNNL_ARG_DIFF_SCALE, CHANNEL, true},
+	[NN_SHIFT] = {DNNL_ARG_SHIFT, CHANNEL, false},
+	[NN_DIFF_SHIFT] = {DNNL_ARG_DIFF_SHIFT, CHANNEL, true},
+	[NN_MEAN] = {DNNL_ARG_MEAN, CHANNEL, false},
+	[NN_VARIANCE] = {DNNL_ARG_VARIANCE, CHANNEL, false}};
+
+#define BIT(slot) (1u << (slot))
+
+/*
+ * An argument of a primitive. Where the primitive wants another layout than the plain one, `inner`
+ * is a buffer in that layout and `reorder` fills it, or empties it for a result.
+ */
+struct port {
+	enum nn_slot slot;
+	bool result;
+	dnnl_memory_t plain;
+	dnnl_memory_t inner;
+	dnnl_primitive_t reorder;
+};
+
+struct nn {
+	dnnl_engine_t engine;
+	dnnl_stream_t stream;
+};
+
+struct nn_op {
+	dnnl_primitive_desc_t desc;
+	dnnl_primitive_t primitive;
+	dnnl_memory_t workspace;
+	const struct nn_op *forward;
+	size_t n_ports;
+	struct port port[NN_SLOTS];
+};
+
+static psgd_status check(dnnl_status_t status, const char *what, struct image_error *error)
+{
+	if (status == dnnl_success)
+		return PSGD_OK;
+	return image_fail(error, status == dnnl_out_of_memory ? PSGD_ERR_NOMEM : PSGD_ERR_DEVICE,
+		"oneDNN: %s: %s", what, dnnl_status2str(status));
+}
+
+/*
+ * oneDNN brings an OpenMP runtime of its own choice along; asking whichever is loaded needs no
+ * second one, and a oneDNN without OpenMP needs none.
+ */
+static void set_threads(unsigned threads)
+{
+	void (*set)(int) = NULL;
+
+	*(void **)&set = dlsym(RTLD_DEFAULT, "omp_set_num_threads");
+	if (set && threads > 0)
+		set((int)threads);
+}
+
+psgd_status nn_open(unsigned threads, struct nn **out, struct image_error *error)
+{
+	struct nn *nn = *out = calloc(1, sizeof(*nn));
+	psgd_status status;
+
+	if (!nn)
+		return image_fail(error, PSGD_ERR_NOMEM, "out of memory");
+	set_threads(threads);
+	status = check(dnnl_engine_create(&nn->engine, dnnl_cpu, 0), "engine", error);
+	if (!status)
+		status = check(
+			dnnl_stream_create(&nn->stream, nn->engine, dnnl_stream_default_flags),
+			"stream", error);
+	if (status)
+		nn_close(out);
+	return status;
+}
+
+void nn_close(struct nn **nn)
+{
+	if (!*nn)
+		return;
+	if ((*nn)->stream)
+		dnnl_stream_destroy((*nn)->stream);
+	if ((*nn)->engine)
+		dnnl_engine_destroy((*nn)->engine);
+	free(*nn);
+	*nn = NULL;
+}
+
+void nn_op_free(struct nn_op *op)
+{
+	if (!op)
+		return;
+	for (size_t i = 0; i < op->n_ports; i++) {
+		if (op->port[i].reorder)
+			dnnl_primitive_destroy(op->port[i].reorder);
+		if (op->port[i].inner)
+			dnnl_memory_destroy(op->port[i].inner);
+		if (op->port[i].plain)
+			dnnl_memory_destroy(op->port[i].plain);
+	}
+	if (op->workspace)
+		dnnl_memory_destroy(op->workspace);
+	if (op->primitive)
+		dnnl_primitive_destroy(op->primitive);
+	if (op->desc)
+		dnnl_primitive_desc_destroy(op->desc);
+	free(op);
+}
+
+static dnnl_memory_desc_t layout(int n_dims, const dnnl_dims_t dims, dnnl_format_tag_t tag)
+{
+	dnnl_memory_desc_t md;
+
+	if (dnnl_memory_desc_init_by_tag(&md, n_dims, dims, dnnl_f32, tag) != dnnl_success)
+		md = (dnnl_memory_desc_t){.ndims = -1}; /* refused by the descriptor it goes to */
+	return md;
+}
+
+static dnnl_memory_desc_t vector(int64_t count)
+{
+	return layout(1, (dnnl_dims_t){count}, dnnl_a);
+}
+
+static dnnl_memory_desc_t matrix(int64_t rows, int64_t columns)
+{
+	return layout(2, (dnnl_dims_t){rows, columns}, dnnl_ab);
+}
+
+static dnnl_memory_desc_t image(const struct nn_shape *s)
+{
+	return layout(4, (dnnl_dims_t){s->n, s->c, s->h, s->w}, dnnl_nhwc);
+}
+
+static psgd_status port_reorder(struct nn *nn, struct port *port, const dnnl_memory_desc_t *plain,
+	const dnnl_memory_desc_t *wanted, struct image_error *error)
+{
+	dnnl_primitive_desc_t desc = NULL;
+	psgd_status status;
+
+	status = check(dnnl_memory_create(&port->inner, wanted, nn->engine, DNNL_MEMORY_ALLOCATE),
+		"memory", error);
+	if (!status)
+		status = check(
+			dnnl_reorder_primitive_desc_create(&desc, port->result ? wanted : plain,
+				nn->engine, port->result ? plain : wanted, nn->engine, NULL),
+			"reorder descriptor", error);
+	if (!status)
+		status = check(dnnl_primitive_create(&port->reorder, desc), "reorder", error);
+	if (desc)
+		dnnl_primitive_desc_destroy(desc);
+	return status;
+}
+
+static psgd_status port_init(struct nn *nn, const struct nn_op *op, struct port *port,
+	const dnnl_memory_desc_t *plain, struct image_error *error)
+{
+	const dnnl_memory_desc_t *wanted = dnnl_primitive_desc_query_md(
+		op->desc, dnnl_query_exec_arg_md, slots[port->slot].arg);
+	psgd_status status;
+
+	status = check(dnnl_memory_create(&port->plain, plain, nn->engine, DNNL_MEMORY_NONE),
+		"memory", error);
+	if (status || !wanted || dnnl_memory_desc_equal(wanted, plain))
+		return status;
+	return port_reorder(nn, port, plain, wanted, error);
+}
+
+static psgd_status op_fill(struct nn *nn, struct nn_op *op, const_dnnl_op_desc_t desc,
+	enum nn_pass pass, unsigned used, const dnnl_memory_desc_t *plain,
+	struct image_error *error)
+{
+	const dnnl_memory_desc_t *workspace;
+	psgd_status status;
+
+	status = check(dnnl_primitive_desc_create(&op->desc, desc, NULL, nn->engine,
+			       op->forward ? op->forward->desc : NULL),
+		"primitive descriptor", error);
+	if (!status)
+		status = check(dnnl_primitive_create(&op->primitive, op->desc), "primitive", error);
+	for (unsigned slot = 0; !status && slot < NN_SLOTS; slot++) {
+		struct port *port = &op->port[op->n_ports];
+
+		if (!(used & BIT(slot)))
+			continue;
+		port->slot = (enum nn_slot)slot;
+		/* The statistics of a batch are found in training. */
+		port->result = slots[slot].result ||
+			       (pass == NN_TRAIN && (slot == NN_MEAN || slot == NN_VARIANCE));
+		op->n_ports++;
+		status = port_init(nn, op, port, &plain[slots[slot].side], error);
+	}
+	if (status || pass != NN_TRAIN)
+		return status;
+	workspace = dnnl_primitive_desc_query_md(op->desc, dnnl_query_workspace_md, 0);
+	if (workspace && dnnl_memory_desc_get_size(workspace) > 0)
+		status = check(dnnl_memory_create(
+				       &op->workspace, workspace, nn->engine, DNNL_MEMORY_ALLOCATE),
+			"workspace", error);
+	return status;
+}
+
+/* made: what the descriptor's own function said. used: a bit for every slot. */
+static psgd_status op_create(struct nn *nn, dnnl_status_t made, const_dnnl_op_desc_t desc,
+	enum nn_pass pass, const struct nn_op *forward, unsigned used,
+	const dnnl_memory_desc_t *plain, struct nn_op **out, struct image_error *error)
+{
+	struct nn_op *op = calloc(1, sizeof(*op));
+	psgd_status status;
+
+	*out = NULL;
+	if (!op)
+		return image_fail(error, PSGD_ERR_NOMEM, "out of memory");
+	op->forward = forward;
+	status = check(made, "operation descriptor", error);
+	if (!status)
+		status = op_fill(nn, op, desc, pass, used, plain, error);
+	if (status)
+		nn_op_free(op);
+	else
+		*out = op;
+	return status;
+}
+
+static dnnl_prop_kind_t forward_kind(enum nn_pass pass)
+{
+	return pass == NN_TRAIN ? dnnl_forward_training : dnnl_forward_inference;
+}
+
+psgd_status nn_inner(struct nn *nn, enum nn_pass pass, int64_t batch, int64_t in, int64_t units,
+	const struct nn_op *forward, struct nn_op **out, struct image_error *error)
+{
+	dnnl_memory_desc_t md[SIDES] = {[IN] = matrix(batch, in),
+		[OUT] = matrix(batch, units),
+		[WEIGHTS] = matrix(units, in),
+		[CHANNEL] = vector(units)};
+	dnnl_inner_product_desc_t desc;
+	dnnl_status_t made;
+	unsigned used;
+
+	if (pass == NN_BACK_DATA) {
+		used = BIT(NN_DIFF_DST) | BIT(NN_WEIGHTS) | BIT(NN_DIFF_SRC);
+		made = dnnl_inner_product_backward_data_desc_init(
+			&desc, &md[IN], &md[WEIGHTS], &md[OUT]);
+	} else if (pass == NN_BACK_PARAMS) {
+		used = BIT(NN_SRC) | BIT(NN_DIFF_DST) | BIT(NN_DIFF_WEIGHTS) | BIT(NN_DIFF_BIAS);
+		made = dnnl_inner_product_backward_weights_desc_init(
+			&desc, &md[IN], &md[WEIGHTS], &md[CHANNEL], &md[OUT]);
+	} else {
+		used = BIT(NN_SRC) | BIT(NN_WEIGHTS) | BIT(NN_BIAS) | BIT(NN_DST);
+		made = dnnl_inner_product_forward_desc_init(
+			&desc, forward_kind(pass), &md[IN], &md[WEIGHTS], &md[CHANNEL], &md[OUT]);
+	}
+	return op_create(nn, made, &desc, pass, forward, used, md, out, error);
+}
+
+psgd_status nn_conv(struct nn *nn, enum nn_pass pass, const struct nn_shape *in, int64_t channels,
+	const struct nn_op *forward, struct nn_op **out, struct image_error *error)
+{
+	static const dnnl_dims_t one = {1, 1};
+	struct nn_shape result = {in->n, channels, in->h, in->w};
+	dnnl_dims_t kernel = {channels, in->c, 3, 3};
+	dnnl_memory_desc_t md[SIDES] = {
+		[IN] = image(in), [OUT] = image(&result), [WEIGHTS] = layout(4, kernel, dnnl_abcd)};
+	dnnl_memory_desc_t any = layout(4, kernel, dnnl_format_tag_any);
+	dnnl_convolution_desc_t desc;
+	dnnl_status_t made;
+	unsigned used;
+
+	if (pass == NN_BACK_DATA) {
+		used = BIT(NN_DIFF_DST) | BIT(NN_WEIGHTS) | BIT(NN_DIFF_SRC);
+		made = dnnl_convolution_backward_data_desc_init(
+			&desc, dnnl_convolution_direct, &md[IN], &any, &md[OUT], one, one, one);
+	} else if (pass == NN_BACK_PARAMS) {
+		used = BIT(NN_SRC) | BIT(NN_DIFF_DST) | BIT(NN_DIFF_WEIGHTS);
+		made = dnnl_convolution_backward_weights_desc_init(&desc, dnnl_convolution_direct,
+			&md[IN], &any, NULL, &md[OUT], one, one, one);
+	} else {
+		used = BIT(NN_SRC) | BIT(NN_WEIGHTS) | BIT(NN_DST);
+		made = dnnl_convolution_forward_desc_init(&desc, forward_kind(pass),
+			dnnl_convolution_direct, &md[IN], &any, NULL, &md[OUT], one, one, one);
+	}
+	return op_create(nn, made, &desc, pass, forward, used, md, out, error);
+}
+
+psgd_status nn_norm(struct nn *nn, enum nn_pass pass, const struct nn_shape *in, float epsilon,
+	const struct nn_op *forward, struct nn_op **out, struct image_error *error)
+{
+	unsigned flags = dnnl_use_scale | dnnl_use_shift;
+	dnnl_memory_desc_t md[SIDES] = {
+		[IN] = image(in), [OUT] = image(in), [CHANNEL] = vector(in->c)};
+	dnnl_batch_normalization_desc_t desc;
+	dnnl_status_t made;
+	/* 2.6 insists on the shift in backward, too. */
+	unsigned used =
+		BIT(NN_SRC) | BIT(NN_MEAN) | BIT(NN_VARIANCE) | BIT(NN_SCALE) | BIT(NN_SHIFT);
+
+	if (pass == NN_BACK_DATA || pass == NN_BACK_PARAMS) {
+		used |= BIT(NN_DIFF_DST) | BIT(NN_DIFF_SRC) | BIT(NN_DIFF_SCALE) |
+			BIT(NN_DIFF_SHIFT);
+		made = dnnl_batch_normalization_backward_desc_init(
+			&desc, dnnl_backward, &md[OUT], &md[IN], epsilon, flags);
+	} else {
+		used |= BIT(NN_DST);
+		if (pass == NN_INFER)
+			flags |= dnnl_use_global_stats;
+		made = dnnl_batch_normalization_forward_desc_init(
+			&desc, forward_kind(pass), &md[IN], epsilon, flags);
+	}
+	return op_create(nn, made, &desc, pass, forward, used, md, out, error);
+}
+
+psgd_status nn_pool(struct nn *nn, enum nn_pass pass, const struct nn_shape *in,
+	const struct nn_op *forward, struct nn_op **out, struct image_error *error)
+{
+	static const dnnl_dims_t two = {2, 2}, none = {0, 0};
+	struct nn_shape half = {in->n, in->c, in->h / 2, in->w / 2};
+	dnnl_memory_desc_t md[SIDES] = {[IN] = image(in), [OUT] = image(&half)};
+	dnnl_pooling_desc_t desc;
+	dnnl_status_t made;
+	unsigned used;
+
+	if (pass == NN_BACK_DATA) {
+		used = BIT(NN_DIFF_DST) | BIT(NN_DIFF_SRC);
+		made = dnnl_pooling_backward_desc_init(
+			&desc, dnnl_pooling_max, &md[IN], &md[OUT], two, two, none, none);
+	} else {
+		used = BIT(NN_SRC) | BIT(NN_DST);
+		made = dnnl_pooling_forward_desc_init(&desc, forward_kind(pass), dnnl_pooling_max,
+			&md[IN], &md[OUT], two, two, none, none);
+	}
+	return op_create(nn, made, &desc, pass, forward, used, md, out, error);
+}
+
+static psgd_status reorder(struct nn *nn, struct port *port, struct image_error *error)
+{
+	dnnl_exec_arg_t args[2] = {
+		{DNNL_ARG_FROM, port->result ? port->inner : port->plain},
+		{DNNL_ARG_TO, port->result ? port->plain : port->inner},
+	};
+
+	return check(dnnl_primitive_execute(port->reorder, nn->stream, 2, args), "reorder", error);
+}
+
+psgd_status nn_run(
+	struct nn *nn, struct nn_op *op, const struct nn_data *data, struct image_error *error)
+{
+	dnnl_exec_arg_t args[NN_SLOTS + 1];
+	dnnl_memory_t workspace = op->forward ? op->forward->workspace : op->workspace;
+	int n_args = 0;
+	psgd_status status = PSGD_OK;
+
+	for (size_t i = 0; !status && i < op->n_ports; i++) {
+		struct port *port = &op->port[i];
+
+		status = check(dnnl_memory_set_data_handle(port->plain, data->at[port->slot]),
+			"data handle", error);
+		if (!status && port->reorder && !port->result)
+			status = reorder(nn, port, error);
+		args[n_args++] = (dnnl_exec_arg_t){
+			slots[port->slot].arg, port->reorder ? port->inner : port->plain};
+	}
+	if (workspace)
+		args[n_args++] = (dnnl_exec_arg_t){DNNL_ARG_WORKSPACE, workspace};
+	if (!status)
+		status = check(dnnl_primitive_execute(op->primitive, nn->stream, n_args, args),
+			"execution", error);
+	for (size_t i = 0; !status && i < op->n_ports; i++) {
+		if (op->port[i].reorder && op->port[i].result)
+			status = reorder(nn, &op->port[i], error);
+	}
+	if (!status)
+		status = check(dnnl_stream_wait(nn->stream), "stream", error);
+	return status;
+}

@@ -1,0 +1,71 @@
+/* A model's tensors as JSON. SPDX-License-Identifier: MIT */
+#include "plan.h"
+
+#include <inttypes.h>
+
+#include <psgd/experiment/config.h>
+
+#include "data.h"
+#include "models.h"
+
+/* Names of tensors are ours and need no escapes. */
+static void print_tensors(FILE *out, const struct net *net)
+{
+	fputs("{\"tensors\": [", out);
+	for (size_t i = 0; i < net->n_tensors; i++) {
+		const struct net_tensor *tensor = &net->tensor[i];
+
+		fprintf(out, "%s\n{\"id\": %zu, \"name\": \"%s\", \"dims\": [", i ? "," : "", i,
+			tensor->name);
+		for (uint32_t d = 0; d < tensor->n_dims; d++)
+			fprintf(out, "%s%" PRId64, d ? ", " : "", tensor->dims[d]);
+		fputs("]}", out);
+	}
+	fputs("],\n", out);
+}
+
+static void print_buckets(FILE *out, const struct net *net)
+{
+	fputs("\"buckets\": [", out);
+	for (unsigned b = 0; b < net->n_buckets; b++) {
+		const char *separator = "";
+
+		fputs(b ? ", [" : "[", out);
+		for (size_t i = 0; i < net->n_tensors; i++) {
+			if (net->tensor[i].bucket != b)
+				continue;
+			fprintf(out, "%s%zu", separator, i);
+			separator = ", ";
+		}
+		fputs("]", out);
+	}
+	fputs("]}\n", out);
+}
+
+psgd_status plan_print(FILE *out, const char *config_path, const char *const *overrides,
+	size_t n_overrides, struct image_error *error)
+{
+	struct psgd_config *config;
+	struct net net = {0};
+	size_t rows, cols;
+	psgd_status status;
+
+	status = psgd_config_load(
+		config_path, overrides, n_overrides, &config, error->text, sizeof(error->text));
+	if (status)
+		return status;
+	status = data_image_size(&config->dataset, &rows, &cols, error);
+	if (!status)
+		status = model_build(&net, NULL, config->model.name,
+			&(struct nn_shape){0, 1, (int64_t)rows, (int64_t)cols},
+			config->model.num_classes, config->seed, error);
+	if (!status) {
+		print_tensors(out, &net);
+		print_buckets(out, &net);
+		if (fflush(out) != 0 || ferror(out))
+			status = image_fail(error, PSGD_ERR_IO, "cannot write the plan");
+	}
+	net_free(&net);
+	psgd_config_free(&config);
+	return status;
+}

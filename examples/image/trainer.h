@@ -1,0 +1,59 @@
+/* What the parts of the training loop share. SPDX-License-Identifier: MIT */
+#ifndef IMAGE_TRAINER_H
+#define IMAGE_TRAINER_H
+
+#include "buckets.h"
+#include "calibration.h"
+#include "data.h"
+#include "loss.h"
+#include "net.h"
+#include "sampler.h"
+
+#include <psgd/experiment/stack.h>
+
+struct trainer {
+	psgd_stack *stack; /* borrowed, with what belongs to it */
+	const struct psgd_config *config;
+	const struct psgd_launch *launch;
+	psgd_run *run;
+	psgd_session *session;
+	struct image_error *error;
+
+	struct nn *nn;
+	struct net net;
+	struct net_plan *plan; /* for a training batch */
+	struct data data;
+	struct sampler sampler;
+	struct buckets buckets;
+	struct calibration calibration;
+	uint32_t *indices; /* of a batch, of training or evaluation */
+	uint8_t *labels;
+	float *momentum;
+	float *worker0_running; /* worker 0's batch norm statistics, for evaluation */
+
+	uint64_t iteration; /* optimizer steps so far */
+	uint64_t total_iterations;
+	struct loss epoch_loss; /* this worker's, of the epoch's steps */
+	double grad_norm_sum;	/* of the epoch's steps that have one */
+	uint64_t grad_norms;
+	double grad_sum_norm; /* of the epoch's last step */
+};
+
+#define EVALUATION_BATCH 250
+
+/* What the workers know together after an epoch. */
+struct evaluation {
+	double train_loss;
+	double accuracy; /* percent of the test split */
+};
+
+/*
+ * Evaluates the test split, a part on each worker, with worker 0's running statistics. All
+ * workers call it together.
+ */
+psgd_status evaluate(struct trainer *trainer, struct evaluation *out);
+
+/* Turns a failure of a library call into a line with the library's own reason. */
+psgd_status trainer_fail(struct trainer *trainer, psgd_status status, const char *what);
+
+#endif

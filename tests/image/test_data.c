@@ -1,0 +1,172 @@
+/* Data sets: what is read, normalised, limited, made up. */
+#include "data_files.h"
+#include "examples/image/data.h"
+#include "support/suite.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static struct image_error error;
+
+static psgd_status load(struct data *data)
+{
+	struct psgd_config_dataset config = {.name = (char[]){"idx"}, .root = root};
+
+	return data_load(&config, 10, 1, data, &error);
+}
+
+START_TEST(test_load)
+{
+	struct psgd_config_dataset config = {.name = (char[]){"idx"}, .root = root};
+	const uint32_t picked[2] = {11, 0};
+	float pixels[2 * 24];
+	uint8_t labels[2];
+	struct data data;
+	size_t rows, cols;
+
+	ck_assert_int_eq(load(&data), PSGD_OK);
+	ck_assert_uint_eq(data.train.count, 12);
+	ck_assert_uint_eq(data.test.count, 5);
+	ck_assert_uint_eq(data.rows, 4);
+	ck_assert_uint_eq(data.cols, 6);
+	data_gather(&data, &data.train, picked, 2, pixels, labels);
+	ck_assert_uint_eq(labels[0], 1);
+	ck_assert_uint_eq(labels[1], 0);
+	for (uint32_t i = 0; i < 24; i++) {
+		float byte = (float)(uint8_t)((11 * 24 + i) * 37);
+
+		ck_assert_float_eq_tol(pixels[i], byte * data.scale + data.shift, 1e-6f);
+	}
+	data_free(&data);
+	ck_assert_int_eq(data_image_size(&config, &rows, &cols, &error), PSGD_OK);
+	ck_assert(rows == 4 && cols == 6);
+}
+END_TEST
+
+START_TEST(test_normalised)
+{
+	double sum = 0.0, square = 0.0;
+	float pixels[12 * 24];
+	uint32_t all[12];
+	uint8_t labels[12];
+	struct data data;
+
+	ck_assert_int_eq(load(&data), PSGD_OK);
+	for (uint32_t i = 0; i < 12; i++)
+		all[i] = i;
+	data_gather(&data, &data.train, all, 12, pixels, labels);
+	for (size_t i = 0; i < 12 * 24; i++) {
+		sum += pixels[i];
+		square += pixels[i] * pixels[i];
+	}
+	ck_assert_double_eq_tol(sum / (12 * 24), 0.0, 1e-6);
+	ck_assert_double_eq_tol(square / (12 * 24), 1.0, 1e-5);
+	data_free(&data);
+}
+END_TEST
+
+START_TEST(test_limits)
+{
+	struct psgd_config_dataset config = {
+		.name = (char[]){"idx"}, .root = root, .train_limit = 7, .test_limit = 99};
+	struct data data;
+
+	ck_assert_int_eq(data_load(&config, 10, 1, &data, &error), PSGD_OK);
+	ck_assert_uint_eq(data.train.count, 7);
+	ck_assert_uint_eq(data.test.count, 5);
+	data_free(&data);
+}
+END_TEST
+
+struct missing {
+	char name[16];
+	bool with_root;
+	const char *line; /* %s is the folder */
+};
+
+static const struct missing missing[] = {
+	{"fashion-mnist", true,
+		"%s/" TRAIN_IMAGES ".gz is missing: install the package dataset-fashion-mnist or "
+		"set dataset.root"},
+	{"mnist", true, "%s/" TRAIN_IMAGES " is missing, with or without .gz: check dataset.root"},
+	{"mnist", false, "dataset.name 'mnist' needs dataset.root, the folder of its idx files"},
+	{"idx", false, "dataset.name 'idx' needs dataset.root, the folder of its idx files"},
+	{"cifar", true, "dataset.name 'cifar' is not one of: fashion-mnist, mnist, idx, synthetic"},
+};
+
+START_TEST(test_missing)
+{
+	struct missing m = missing[_i];
+	struct psgd_config_dataset config = {.name = m.name, .root = m.with_root ? root : NULL};
+	struct data data;
+	char line[512];
+
+	remove_file(TRAIN_IMAGES);
+	ck_assert_int_eq(data_load(&config, 10, 1, &data, &error), PSGD_ERR_CONFIG);
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+	(void)snprintf(line, sizeof(line), m.line, root);
+#pragma GCC diagnostic pop
+	ck_assert_str_eq(error.text, line);
+}
+END_TEST
+
+START_TEST(test_named_size)
+{
+	struct psgd_config_dataset config = {.name = (char[]){"mnist"}, .root = root};
+	struct data data;
+	size_t rows, cols;
+
+	ck_assert_int_eq(data_image_size(&config, &rows, &cols, &error), PSGD_OK);
+	ck_assert(rows == 28 && cols == 28);
+	ck_assert_int_eq(data_load(&config, 10, 1, &data, &error), PSGD_ERR_CONFIG);
+	ck_assert_str_eq(error.text, "dataset.name 'mnist' has images of 28 x 28 pixels, its files "
+				     "4 x 6: use 'idx'");
+}
+END_TEST
+
+START_TEST(test_synthetic)
+{
+	struct psgd_config_dataset config = {
+		.name = (char[]){"synthetic"}, .train_limit = 300, .test_limit = 300};
+	struct data a, b, c;
+	size_t bytes = 300 * 28 * 28, seen[10] = {0};
+
+	ck_assert_int_eq(data_load(&config, 10, 1, &a, &error), PSGD_OK);
+	ck_assert_int_eq(data_load(&config, 10, 1, &b, &error), PSGD_OK);
+	ck_assert_int_eq(data_load(&config, 10, 2, &c, &error), PSGD_OK);
+	ck_assert_uint_eq(a.train.count, 300);
+	ck_assert_mem_eq(a.train.images, b.train.images, bytes);
+	ck_assert_mem_eq(a.test.labels, b.test.labels, 300);
+	ck_assert_mem_ne(a.train.images, c.train.images, bytes);
+	ck_assert_mem_ne(a.train.images, a.test.images, bytes);
+	for (size_t i = 0; i < 300; i++)
+		seen[a.train.labels[i]]++;
+	for (size_t i = 0; i < 10; i++)
+		ck_assert_uint_gt(seen[i], 10);
+	data_free(&a);
+	data_free(&b);
+	data_free(&c);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+	Suite *s = suite_create("image_data");
+	TCase *c = tcase_create("data");
+
+	tcase_add_checked_fixture(c, data_files_create, data_files_remove);
+	tcase_add_test(c, test_load);
+	tcase_add_test(c, test_normalised);
+	tcase_add_test(c, test_limits);
+	tcase_add_loop_test(c, test_missing, 0, (int)(sizeof(missing) / sizeof(missing[0])));
+	tcase_add_test(c, test_named_size);
+	tcase_add_test(c, test_synthetic);
+	suite_add_tcase(s, c);
+	return s;
+}
+
+int main(void)
+{
+	return run_suite(suite());
+}
