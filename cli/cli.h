@@ -1,0 +1,101 @@
+/* What the files of the psgd command share. SPDX-License-Identifier: MIT */
+#ifndef CLI_H
+#define CLI_H
+
+#include <jansson.h>
+#include <limits.h>
+#include <sys/types.h>
+
+#include <psgd/experiment/config.h>
+#include <psgd/experiment/launch.h>
+
+/* Exit codes; a run ended by a signal gives 128 + its number. */
+enum cli_exit {
+	CLI_OK = 0,
+	CLI_FAILED = 1,
+	CLI_USAGE = 2,
+	CLI_PEER_LOST = 3,
+	CLI_TIMEOUT = 4,
+	CLI_ENVIRONMENT = 5
+};
+
+#define CLI_ERROR_BYTES 8192
+#define CLI_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+int cli_run(int argc, char **argv);
+int cli_validate(int argc, char **argv);
+int cli_info(int argc, char **argv);
+int cli_bench(int argc, char **argv);
+
+/* ---- options.c ---- */
+
+/* "--world_size=2" becomes "--world-size=2", up to "--"; the strings are changed in place. */
+void cli_normalize_flags(int argc, char **argv);
+
+/* The whole of text is a decimal number from min to max. */
+bool cli_parse_number(const char *text, int64_t min, int64_t max, int64_t *out);
+
+/* True for key=value, false for a path (also one with '=' after a '/'). */
+bool cli_is_override(const char *text);
+
+/* The candidate closest to word, NULL if none is close. candidates ends with NULL. */
+const char *cli_closest(const char *word, const char *const *candidates);
+
+/* A list of strings that grows; entries are owned. Memory that ends: the program ends. */
+struct cli_strings {
+	char **items; /* NULL after the last one */
+	size_t n;
+};
+
+void cli_strings_add(struct cli_strings *list, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+void cli_strings_free(struct cli_strings *list);
+
+/* "psgd: " and a line on stderr. */
+void cli_complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* "3.1 MB"; 10^6 based. The buffer belongs to the caller. */
+const char *cli_bytes_text(char *to, size_t bytes, double value);
+
+int64_t cli_now_ns(void);
+
+/* ---- identity.c ---- */
+
+/* -1 or NULL: not given. */
+struct cli_identity {
+	int64_t rank, world_size, local_rank, master_port;
+	int64_t nnodes, node_rank, nproc_per_node;
+	const char *master_addr, *rdzv_endpoint;
+	bool standalone;
+};
+
+/*
+ * The workers that this process supervises: *out has *n entries and is freed by free().
+ * On failure error says which flags or variables are wrong.
+ */
+psgd_status cli_identify(const struct cli_identity *flags, struct psgd_launch **out, size_t *n,
+	char *error, size_t error_bytes);
+
+/* ---- trainer.c ---- */
+
+/* psgd-train-image: beside psgd, in the build tree, or in PATH. */
+bool cli_find_trainer(char *out, size_t bytes);
+
+/* A configuration as a file in memory that children can read; its path is "/proc/self/fd/N". */
+int cli_config_file(const struct psgd_config *config, char *path, size_t bytes);
+
+/* ---- plan.c ---- */
+
+struct cli_plan_options {
+	const char *trainer; /* shell words; NULL: the default one */
+	uint32_t n_workers;
+};
+
+/*
+ * What each rank would send, as the trainer's tensors have it. On failure NULL, error says why,
+ * and *code is the exit code; CLI_OK there means that there is no trainer to ask.
+ */
+json_t *cli_plan(const struct psgd_config *config, const struct cli_plan_options *options,
+	int *code, char *error, size_t error_bytes);
+
+#endif

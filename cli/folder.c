@@ -1,0 +1,128 @@
+/* The run folder, as far as the supervisor touches it. SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <psgd/experiment/run.h>
+
+#include "run.h"
+
+static bool make_dirs(const char *path)
+{
+	char part[PATH_MAX];
+
+	if ((size_t)snprintf(part, sizeof(part), "%s", path) >= sizeof(part)) {
+		errno = ENAMETOOLONG;
+		return false;
+	}
+	for (char *c = part + 1; *c; c++) {
+		if (*c != '/')
+			continue;
+		*c = '\0';
+		if (mkdir(part, 0777) < 0 && errno != EEXIST)
+			return false;
+		*c = '/';
+	}
+	return mkdir(part, 0777) == 0 || errno == EEXIST;
+}
+
+static bool write_config(const struct cli_job *job, size_t i)
+{
+	char path[PATH_MAX], *yaml = NULL;
+	FILE *file = NULL;
+	bool ok;
+
+	if (psgd_config_yaml(job->config, &yaml) != PSGD_OK)
+		return false;
+	cli_worker_config_path(job, i, path, sizeof(path));
+	file = fopen(path, "we");
+	ok = file && fputs(yaml, file) >= 0;
+	if (file && fclose(file) != 0)
+		ok = false;
+	free(yaml);
+	return ok;
+}
+
+void cli_remove_configs(const struct cli_job *job)
+{
+	char path[PATH_MAX];
+
+	for (size_t i = 0; i < job->n_workers; i++) {
+		cli_worker_config_path(job, i, path, sizeof(path));
+		unlink(path);
+	}
+}
+
+int cli_prepare_folder(const struct cli_job *job, int *lock)
+{
+	*lock = -1;
+	if (!make_dirs(job->run_dir)) {
+		cli_complain("%s: %s", job->run_dir, strerror(errno));
+		return CLI_ENVIRONMENT;
+	}
+	if (job->workers[0].worker == 0) {
+		*lock = open(job->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (*lock < 0 || flock(*lock, LOCK_EX | LOCK_NB) < 0) {
+			cli_complain("%s: another psgd run is writing here", job->run_dir);
+			return CLI_USAGE;
+		}
+	}
+	for (size_t i = 0; i < job->n_workers; i++) {
+		if (!write_config(job, i)) {
+			cli_complain("%s: cannot write: %s", job->run_dir, strerror(errno));
+			return CLI_ENVIRONMENT;
+		}
+	}
+	return CLI_OK;
+}
+
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *walk)
+{
+	(void)st;
+	(void)type;
+	(void)walk;
+	return remove(path);
+}
+
+void cli_remove_tree(const char *path)
+{
+	nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+static bool write_json(const json_t *value, const char *path)
+{
+	FILE *file = fopen(path, "we");
+	bool ok = file && json_dumpf(value, file, JSON_INDENT(2) | JSON_REAL_PRECISION(16)) == 0 &&
+		  fputc('\n', file) != EOF;
+
+	return file && fclose(file) == 0 && ok;
+}
+
+void cli_mark_failed(const char *run_dir, const char *reason)
+{
+	char state[32], path[PATH_MAX + 32], temporary[PATH_MAX + 32];
+	json_t *status;
+
+	if (psgd_run_state(run_dir, state, sizeof(state)) != PSGD_OK ||
+		strcmp(state, "finished") == 0 || strcmp(state, "failed") == 0)
+		return;
+	snprintf(path, sizeof(path), "%s/status.json", run_dir);
+	snprintf(temporary, sizeof(temporary), "%s/status.json.psgd", run_dir);
+	status = json_load_file(path, 0, NULL);
+	if (!json_is_object(status)) {
+		json_decref(status);
+		status = json_object();
+	}
+	json_object_set_new(status, "state", json_string("failed"));
+	json_object_set_new(status, "error", json_string(reason));
+	if (!write_json(status, temporary) || rename(temporary, path) < 0)
+		unlink(temporary);
+	json_decref(status);
+}

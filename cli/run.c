@@ -1,0 +1,359 @@
+/* psgd run: starts and supervises the workers of this node. SPDX-License-Identifier: MIT */
+#include <argp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <psgd/experiment/run.h>
+#include <psgd/experiment/stack.h>
+
+#include "run.h"
+
+#define SMOKE_ITERATIONS 5
+
+enum key {
+	KEY_RANK = 256,
+	KEY_WORLD_SIZE,
+	KEY_LOCAL_RANK,
+	KEY_MASTER_ADDR,
+	KEY_MASTER_PORT,
+	KEY_NNODES,
+	KEY_NODE_RANK,
+	KEY_NPROC,
+	KEY_RDZV_ENDPOINT,
+	KEY_RDZV_TIMEOUT,
+	KEY_STANDALONE,
+	KEY_IFNAME,
+	KEY_TOKEN_FILE,
+	KEY_OVERWRITE,
+	KEY_DRY_RUN,
+	KEY_SMOKE,
+	KEY_BENCHMARK,
+	KEY_CONFIG
+};
+
+static const struct argp_option options[] = {{.doc = "This node, as torchrun says it:", .group = 1},
+	{"standalone", KEY_STANDALONE, 0, 0, "All workers here, on a free port of 127.0.0.1", 1},
+	{"nproc-per-node", KEY_NPROC, "K", 0, "Workers of this node (1)", 1},
+	{"nnodes", KEY_NNODES, "N", 0, "Number of nodes (1)", 1},
+	{"node-rank", KEY_NODE_RANK, "R", 0, "This node, 0 to N-1; worker = R * K + local", 1},
+	{.doc = "Or one worker, by hand:", .group = 2},
+	{"rank", KEY_RANK, "R", 0, "Worker, 0 to W-1", 2},
+	{"world-size", KEY_WORLD_SIZE, "W", 0, "Number of workers", 2},
+	{"local-rank", KEY_LOCAL_RANK, "L", 0, "Its number on this node", 2},
+	{.doc = "Where worker 0 listens:", .group = 3},
+	{"master-addr", KEY_MASTER_ADDR, "HOST", 0, "Address of worker 0 (127.0.0.1)", 3},
+	{"master-port", KEY_MASTER_PORT, "PORT", 0, "Port (29500)", 3},
+	{"rdzv-endpoint", KEY_RDZV_ENDPOINT, "HOST:PORT", 0, "Both in one", 3},
+	{"rdzv-timeout", KEY_RDZV_TIMEOUT, "SECONDS", 0, "How long to wait for peers (300)", 3},
+	{"ifname", KEY_IFNAME, "IF", 0, "Network interface of the gradients", 3},
+	{"token-file", KEY_TOKEN_FILE, "FILE", 0, "Shared secret of all workers", 3},
+	{.doc = "The run:", .group = 4}, {"config", KEY_CONFIG, "FILE", 0, "The same as CONFIG", 4},
+	{"overwrite", KEY_OVERWRITE, 0, 0, "Replace a finished run in the same folder", 4},
+	{"dry-run", KEY_DRY_RUN, 0, 0, "Print what would be done; touch nothing", 4},
+	{"smoke", KEY_SMOKE, 0, 0, "5 iterations in a folder that is removed after success", 4},
+	{"benchmark", KEY_BENCHMARK, 0, 0, "Accepted: the CSV per iteration is always written", 4},
+	{0}};
+
+static const char doc[] =
+	"Trains what CONFIG describes: starts this node's workers, shows their progress and says "
+	"which one failed first.\v"
+	"key=value changes a key of the configuration, for example training.epochs=3. COMMAND is "
+	"the trainer, psgd-train-image if none is given. A worker writes to "
+	"RUN_FOLDER/workerN.log.\n\n"
+	"Without identity flags the variables of psgd (PSGD_*), torchrun, Open MPI, Hydra or Slurm "
+	"say which worker this is.\n\n"
+	"Exit codes: 0 ok, 1 run failed, 2 usage or configuration, 3 peer lost (also when a worker "
+	"of this node was killed and the others named it), 4 timeout, 5 environment, 128 + N ended "
+	"by signal N.";
+
+struct arguments {
+	struct cli_identity identity;
+	const char *config;
+	struct cli_strings overrides;
+	const char *token_file;
+	int64_t rdzv_timeout;
+	bool overwrite, dry_run, smoke;
+};
+
+static int64_t number(
+	struct argp_state *state, const char *flag, const char *arg, int64_t min, int64_t max)
+{
+	int64_t value = 0;
+
+	if (!cli_parse_number(arg, min, max, &value))
+		argp_error(state, "%s: '%s' is not a whole number from %lld to %lld", flag, arg,
+			(long long)min, (long long)max);
+	return value;
+}
+
+static void positional(struct arguments *a, char *arg, struct argp_state *state)
+{
+	if (cli_is_override(arg))
+		cli_strings_add(&a->overrides, "%s", arg);
+	else if (!a->config)
+		a->config = arg;
+	else
+		argp_error(state, "'%s' is not key=value (a trainer goes after --)", arg);
+}
+
+static error_t parse_identity(int key, char *arg, struct argp_state *state)
+{
+	struct cli_identity *id = &((struct arguments *)state->input)->identity;
+
+	switch (key) {
+	case KEY_RANK:
+		id->rank = number(state, "--rank", arg, 0, 4095);
+		break;
+	case KEY_WORLD_SIZE:
+		id->world_size = number(state, "--world-size", arg, 1, 4096);
+		break;
+	case KEY_LOCAL_RANK:
+		id->local_rank = number(state, "--local-rank", arg, 0, 4095);
+		break;
+	case KEY_MASTER_ADDR:
+		id->master_addr = arg;
+		break;
+	case KEY_MASTER_PORT:
+		id->master_port = number(state, "--master-port", arg, 1, 65535);
+		break;
+	case KEY_NNODES:
+		id->nnodes = number(state, "--nnodes", arg, 1, 4096);
+		break;
+	case KEY_NODE_RANK:
+		id->node_rank = number(state, "--node-rank", arg, 0, 4095);
+		break;
+	case KEY_NPROC:
+		id->nproc_per_node = number(state, "--nproc-per-node", arg, 1, 4096);
+		break;
+	case KEY_RDZV_ENDPOINT:
+		id->rdzv_endpoint = arg;
+		break;
+	case KEY_STANDALONE:
+		id->standalone = true;
+		break;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+	return 0;
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct arguments *a = state->input;
+
+	switch (key) {
+	case KEY_RDZV_TIMEOUT:
+		a->rdzv_timeout = number(state, "--rdzv-timeout", arg, 1, 86400);
+		break;
+	case KEY_IFNAME:
+		cli_strings_add(&a->overrides, "communication.interface=%s", arg);
+		break;
+	case KEY_TOKEN_FILE:
+		a->token_file = arg;
+		break;
+	case KEY_OVERWRITE:
+		a->overwrite = true;
+		break;
+	case KEY_DRY_RUN:
+		a->dry_run = true;
+		break;
+	case KEY_SMOKE:
+		a->smoke = true;
+		break;
+	case KEY_BENCHMARK:
+		break;
+	case KEY_CONFIG:
+		if (a->config)
+			argp_error(state, "--config: there is already '%s'", a->config);
+		a->config = arg;
+		break;
+	case ARGP_KEY_ARG:
+		positional(a, arg, state);
+		break;
+	case ARGP_KEY_END:
+		if (!a->config)
+			argp_error(state, "CONFIG is missing");
+		break;
+	default:
+		return parse_identity(key, arg, state);
+	}
+	return 0;
+}
+
+/* Arguments up to "--", and the command after it. */
+static bool read_arguments(int argc, char **argv, struct arguments *a, char ***command)
+{
+	static const struct argp argp = {.options = options,
+		.parser = parse,
+		.args_doc = "CONFIG [key=value...] [-- COMMAND [ARGUMENT...]]",
+		.doc = doc};
+	int n = argc;
+
+	*a = (struct arguments){
+		.identity = {-1, -1, -1, -1, -1, -1, -1, NULL, NULL, false}, .rdzv_timeout = -1};
+	cli_normalize_flags(argc, argv);
+	for (n = 1; n < argc && strcmp(argv[n], "--") != 0; n++)
+		;
+	*command = n + 1 < argc ? argv + n + 1 : NULL;
+	if (argp_parse(&argp, n, argv, 0, NULL, a))
+		return false;
+	if (a->smoke) {
+		cli_strings_add(&a->overrides, "training.max_iterations=%d", SMOKE_ITERATIONS);
+		cli_strings_add(&a->overrides, "benchmark_save_dir=null");
+	}
+	return true;
+}
+
+static void print_identity(const struct cli_job *job)
+{
+	const struct psgd_launch *first = &job->workers[0];
+	const char *v6 = strchr(first->master_addr, ':');
+
+	if (job->n_workers == 1)
+		printf("worker %u", first->worker);
+	else
+		printf("workers %u to %u", first->worker, job->workers[job->n_workers - 1].worker);
+	printf(" of %u (%s), %s%s%s:%u\n", first->n_workers, first->source, v6 ? "[" : "",
+		first->master_addr, v6 ? "]" : "", first->master_port);
+}
+
+static int dry_run(const struct cli_job *job)
+{
+	char *yaml = NULL;
+	psgd_status status = psgd_config_yaml(job->config, &yaml);
+
+	if (status != PSGD_OK) {
+		cli_complain("%s", psgd_status_text(status));
+		return psgd_exit_code(status);
+	}
+	printf("run folder: %s\n", job->run_dir);
+	for (size_t i = 0; i < job->n_workers; i++) {
+		struct cli_strings settings = {0};
+
+		cli_worker_settings(job, i, -1, &settings);
+		printf("worker %u:\n  command:", job->workers[i].worker);
+		for (char **word = job->command; *word; word++)
+			printf(" %s", *word);
+		printf("\n  environment:\n");
+		for (size_t s = 0; s < settings.n; s++)
+			printf("    %s\n", settings.items[s]);
+		cli_strings_free(&settings);
+	}
+	printf("configuration:\n%s", yaml);
+	free(yaml);
+	return CLI_OK;
+}
+
+static int supervise(const struct cli_job *job, bool smoke)
+{
+	struct cli_progress *progress = cli_progress_new();
+	char reason[1024] = "", summary[128];
+	int64_t begin = cli_now_ns();
+	int code = cli_supervise(job, progress, reason, sizeof(reason));
+
+	cli_remove_configs(job);
+	if (code == CLI_OK) {
+		cli_progress_summary(progress, summary, sizeof(summary));
+		printf("finished: %s, %s%.1f s\n", smoke ? "smoke test" : job->run_dir, summary,
+			(double)(cli_now_ns() - begin) / 1e9);
+		if (smoke)
+			cli_remove_tree(job->run_dir);
+	} else if (job->workers[0].worker == 0) {
+		cli_mark_failed(job->run_dir, reason);
+	}
+	cli_progress_free(progress);
+	return code;
+}
+
+/* A finished run is worth more than a mistyped command. */
+static int refuse_finished(const struct cli_job *job)
+{
+	char state[32] = "";
+
+	if (job->overwrite || job->workers[0].worker != 0 ||
+		psgd_run_state(job->run_dir, state, sizeof(state)) != PSGD_OK ||
+		strcmp(state, "finished") != 0)
+		return CLI_OK;
+	cli_complain("%s: holds a finished run; --overwrite replaces it, name=NAME makes another",
+		job->run_dir);
+	return CLI_USAGE;
+}
+
+static int decide(const struct arguments *a, char **command, struct cli_job *job)
+{
+	static char trainer[PATH_MAX];
+	static char *default_command[] = {trainer, NULL};
+	char error[CLI_ERROR_BYTES] = "";
+	psgd_status status;
+	size_t length;
+
+	status = cli_identify(&a->identity, &job->workers, &job->n_workers, error, sizeof(error));
+	if (status != PSGD_OK) {
+		cli_complain("%s", *error ? error : psgd_status_text(status));
+		return status == PSGD_ERR_CONFIG || status == PSGD_ERR_INVALID
+			       ? CLI_USAGE
+			       : psgd_exit_code(status);
+	}
+	status = psgd_run_dir(job->config, job->run_dir, sizeof(job->run_dir) - sizeof(".smoke"));
+	if (status != PSGD_OK) {
+		cli_complain("run folder: %s", psgd_status_text(status));
+		return CLI_USAGE;
+	}
+	length = strlen(job->run_dir);
+	if (a->smoke)
+		snprintf(job->run_dir + length, sizeof(job->run_dir) - length, ".smoke");
+	job->source = a->config;
+	job->overwrite = a->overwrite || a->smoke;
+	job->token_file = a->token_file;
+	job->rdzv_timeout = a->rdzv_timeout;
+	job->command = command ? command : default_command;
+	if (!command && !cli_find_trainer(trainer, sizeof(trainer))) {
+		cli_complain("no trainer: psgd-train-image is neither beside psgd nor in PATH; "
+			     "name one after --");
+		return CLI_ENVIRONMENT;
+	}
+	return CLI_OK;
+}
+
+int cli_run(int argc, char **argv)
+{
+	struct arguments a;
+	struct cli_job job = {0};
+	struct psgd_config *config = NULL;
+	char error[CLI_ERROR_BYTES] = "", **command;
+	psgd_status status;
+	int code = CLI_USAGE, lock = -1;
+
+	if (!read_arguments(argc, argv, &a, &command))
+		goto out;
+	status = psgd_config_load(a.config, (const char *const *)a.overrides.items, a.overrides.n,
+		&config, error, sizeof(error));
+	if (status != PSGD_OK) {
+		fprintf(stderr, "%s\n", *error ? error : psgd_status_text(status));
+		goto out;
+	}
+	job.config = config;
+	code = decide(&a, command, &job);
+	if (code != CLI_OK)
+		goto out;
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	print_identity(&job);
+	if (a.dry_run) {
+		code = dry_run(&job);
+		goto out;
+	}
+	code = refuse_finished(&job);
+	if (code == CLI_OK)
+		code = cli_prepare_folder(&job, &lock);
+	if (code == CLI_OK)
+		code = supervise(&job, a.smoke);
+out:
+	if (lock >= 0)
+		close(lock);
+	free(job.workers);
+	psgd_config_free(&config);
+	cli_strings_free(&a.overrides);
+	return code;
+}

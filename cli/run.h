@@ -1,0 +1,100 @@
+/* The parts of `psgd run`. SPDX-License-Identifier: MIT */
+#ifndef CLI_RUN_H
+#define CLI_RUN_H
+
+#include <signal.h>
+
+#include "cli.h"
+
+/* What is to be run; decided by run.c before anything is touched. */
+struct cli_job {
+	const struct psgd_config *config;
+	const char *source; /* the file that the user named */
+	struct psgd_launch *workers;
+	size_t n_workers;	     /* of this process, at least 1 */
+	char run_dir[PATH_MAX - 64]; /* room is left for the names of the files in it */
+	char **command;		     /* ends with NULL */
+	const char *token_file;
+	int64_t rdzv_timeout; /* seconds; -1: not given */
+	bool overwrite;
+};
+
+/* ---- environment.c ---- */
+
+/* The variables that a worker gets beside the inherited ones. progress_fd -1: none. */
+void cli_worker_settings(
+	const struct cli_job *job, size_t i, int progress_fd, struct cli_strings *out);
+
+/* The inherited environment without launchers' variables, then the settings: for execve. */
+void cli_worker_environment(
+	const struct cli_job *job, size_t i, int progress_fd, struct cli_strings *out);
+
+/* <run dir>/resolved.worker<N>.yaml, and worker<N>.log. */
+void cli_worker_config_path(const struct cli_job *job, size_t i, char *out, size_t bytes);
+void cli_worker_log_path(const struct cli_job *job, size_t i, char *out, size_t bytes);
+
+/* ---- progress.c ---- */
+
+struct cli_progress;
+
+struct cli_progress *cli_progress_new(void);
+void cli_progress_free(struct cli_progress *progress);
+
+/* JSON lines from a trainer, in pieces of any size. */
+void cli_progress_feed(struct cli_progress *progress, const char *bytes, size_t n);
+
+/* Takes the live line away before other output, and puts it back. */
+void cli_progress_hide(struct cli_progress *progress);
+void cli_progress_show(struct cli_progress *progress);
+
+/* The terminal has a new width. */
+void cli_progress_resize(struct cli_progress *progress);
+
+/* The last state as a line of its own. */
+void cli_progress_end(struct cli_progress *progress);
+
+/* "390 iterations, test accuracy 91.20 %, " or "" when the trainer reported nothing. */
+void cli_progress_summary(const struct cli_progress *progress, char *out, size_t bytes);
+
+/* ---- spawn.c ---- */
+
+/* The supervisor's ends of the first worker: stderr, its log, progress. -1: closed. */
+struct cli_pipes {
+	int relay, log, progress;
+};
+
+/*
+ * Starts worker i in a process group of its own, under the given signal mask; it is killed if
+ * this process ends. stdout and stderr go to its log; stderr of one with pipes goes to
+ * pipes->relay. -1: errno says why; pipes are to be closed in any case.
+ */
+pid_t cli_spawn(const struct cli_job *job, size_t i, const sigset_t *mask, struct cli_pipes *pipes);
+
+/* ---- supervise.c ---- */
+
+/*
+ * Starts the job's workers, waits for all of them, and says what failed first. reason gets the
+ * failure in words, "" if none. Returns the exit code of psgd.
+ */
+int cli_supervise(const struct cli_job *job, struct cli_progress *progress, char *reason,
+	size_t reason_bytes);
+
+/* ---- folder.c ---- */
+
+/*
+ * Creates the run folder with the workers' configurations in it. Where worker 0 is, the folder
+ * is locked in *lock, to be closed at the end: two runs must not write one folder. Else *lock is
+ * -1. Complains and returns an exit code.
+ */
+int cli_prepare_folder(const struct cli_job *job, int *lock);
+
+/* Removes the workers' configurations: the run's own resolved.yaml says the same. */
+void cli_remove_configs(const struct cli_job *job);
+
+/* Removes a folder and what is in it. */
+void cli_remove_tree(const char *path);
+
+/* status.json says "failed" unless the trainer has already said how the run ended. */
+void cli_mark_failed(const char *run_dir, const char *reason);
+
+#endif

@@ -1,0 +1,186 @@
+/* psgd validate: checks configurations and says what they would send. SPDX-License-Identifier: MIT
+ */
+#include <argp.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <psgd/psgd.h>
+
+#include "cli.h"
+
+enum key { KEY_JSON = 256, KEY_TRAINER, KEY_WORLD_SIZE };
+
+static const struct argp_option options[] = {{"json", KEY_JSON, 0, 0, "Print JSON", 0},
+	{"trainer", KEY_TRAINER, "COMMAND", 0,
+		"Asks COMMAND --tensors FILE for the model's tensors (psgd-train-image)", 0},
+	{"world-size", KEY_WORLD_SIZE, "W", 0, "Number of workers to plan for (2)", 0}, {0}};
+
+static const char doc[] =
+	"Checks configurations strictly and shows, for every rank that they may use, the bytes of "
+	"an iteration, how many times smaller than the gradients they are, and the time on the "
+	"configured link.\v"
+	"key=value changes a key of all files. Exit codes: 0 all are good, 2 one is not.";
+
+struct arguments {
+	struct cli_strings files, overrides;
+	struct cli_plan_options plan;
+	bool json;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct arguments *a = state->input;
+	int64_t value;
+
+	switch (key) {
+	case KEY_JSON:
+		a->json = true;
+		return 0;
+	case KEY_TRAINER:
+		a->plan.trainer = arg;
+		return 0;
+	case KEY_WORLD_SIZE:
+		if (!cli_parse_number(arg, 1, 4096, &value))
+			argp_error(state, "--world-size: '%s' is not a whole number from 1 to 4096",
+				arg);
+		else
+			a->plan.n_workers = (uint32_t)value;
+		return 0;
+	case ARGP_KEY_ARG:
+		cli_strings_add(cli_is_override(arg) ? &a->overrides : &a->files, "%s", arg);
+		return 0;
+	case ARGP_KEY_END:
+		if (a->files.n == 0)
+			argp_error(state, "FILE is missing");
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static json_int_t integer(const json_t *object, const char *key)
+{
+	return json_integer_value(json_object_get(object, key));
+}
+
+static void print_limit(const char *name, double mbps)
+{
+	if (mbps > 0)
+		printf(", %s %g Mbit/s", name, mbps);
+	else
+		printf(", %s unlimited", name);
+}
+
+static void print_link(const struct psgd_config *config, json_int_t workers)
+{
+	const struct psgd_config_network *net = &config->network_limits;
+
+	printf("  %lld workers", (long long)workers);
+	if (net->enable) {
+		print_limit("out", net->egress_mbps > 0 ? net->egress_mbps : net->bandwidth_mbps);
+		print_limit("in", net->ingress_mbps > 0 ? net->ingress_mbps : net->bandwidth_mbps);
+		printf(", delay %g ms", net->latency_ms);
+	} else {
+		printf(", no limit on the link");
+	}
+	putchar('\n');
+}
+
+static void print_plan(const struct psgd_config *config, const json_t *plan)
+{
+	bool limited = json_is_true(json_object_get(plan, "link_limited"));
+	long long matrices = integer(plan, "matrices");
+	const json_t *row;
+	size_t i;
+
+	printf("  %s: %lld parameters, %lld matrices, %lld dense tensors, %lld buckets\n",
+		config->model.name, (long long)integer(plan, "parameters"), matrices,
+		(long long)integer(plan, "tensors") - matrices,
+		(long long)integer(plan, "buckets"));
+	print_link(config, integer(plan, "workers"));
+	printf("  %-6s %10s %16s %9s %18s\n", "rank", "compressed", "bytes/iteration", "ratio",
+		"wire ms/iteration");
+	json_array_foreach(json_object_get(plan, "ranks"), i, row)
+	{
+		char rank[32] = "dense", compressed[32], wire[32] = "-";
+
+		if (integer(row, "rank") > 0)
+			snprintf(rank, sizeof(rank), "r=%lld", (long long)integer(row, "rank"));
+		snprintf(compressed, sizeof(compressed), "%lld/%lld",
+			(long long)integer(row, "compressed_matrices"), matrices);
+		if (limited)
+			snprintf(wire, sizeof(wire), "%.2f",
+				json_real_value(json_object_get(row, "wire_ms")));
+		printf("  %-6s %10s %16lld %8.1fx %18s\n", rank, compressed,
+			(long long)integer(row, "payload_bytes"),
+			json_real_value(json_object_get(row, "ratio")), wire);
+	}
+}
+
+/* One file. Its lines, or its entry in results. */
+static int check(const char *file, const struct arguments *a, json_t *results)
+{
+	char error[CLI_ERROR_BYTES] = "";
+	struct psgd_config *config = NULL;
+	json_t *entry = json_object(), *plan = NULL;
+	psgd_status status = psgd_config_load(file, (const char *const *)a->overrides.items,
+		a->overrides.n, &config, error, sizeof(error));
+	int code = CLI_USAGE;
+
+	if (status == PSGD_OK) {
+		plan = cli_plan(config, &a->plan, &code, error, sizeof(error));
+		if (plan)
+			code = CLI_OK;
+	} else if (!*error) {
+		snprintf(error, sizeof(error), "%s: %s", file, psgd_status_text(status));
+	}
+	json_object_set_new(entry, "file", json_string(file));
+	json_object_set_new(entry, "ok", json_boolean(code == CLI_OK));
+	if (plan)
+		json_object_set_new(entry, "plan", plan);
+	else
+		json_object_set_new(entry, "error", json_string(error));
+	json_array_append_new(results, entry);
+	if (!a->json && code == CLI_OK)
+		printf("%s: ok\n", file);
+	if (!a->json && plan)
+		print_plan(config, plan);
+	else if (!plan && status == PSGD_OK)
+		fprintf(stderr, "%s: %s\n", file, error);
+	else if (!plan)
+		fprintf(stderr, "%s\n", error);
+	psgd_config_free(&config);
+	return code;
+}
+
+int cli_validate(int argc, char **argv)
+{
+	static const struct argp argp = {.options = options,
+		.parser = parse,
+		.args_doc = "FILE... [key=value...]",
+		.doc = doc};
+	struct arguments a = {.plan.n_workers = 2};
+	json_t *results = json_array();
+	int code = CLI_OK;
+
+	cli_normalize_flags(argc, argv);
+	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
+		return CLI_USAGE;
+	for (size_t i = 0; i < a.files.n; i++) {
+		int one = check(a.files.items[i], &a, results);
+
+		if (code == CLI_OK)
+			code = one;
+	}
+	if (a.json) {
+		json_t *root = json_pack("{s:O}", "files", results);
+
+		json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
+		putchar('\n');
+		json_decref(root);
+	}
+	json_decref(results);
+	cli_strings_free(&a.files);
+	cli_strings_free(&a.overrides);
+	return code;
+}

@@ -1,0 +1,333 @@
+/* Whole runs: workers agree however they were started, and nothing is left when one dies. */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "integration/harness.h"
+#include "support/suite.h"
+
+#define COLUMN_BYTES 65536
+
+static char expected[COLUMN_BYTES], losses[COLUMN_BYTES];
+
+static void write_config(const char *path, const char *iterations, const char *rest)
+{
+	char text[2048];
+
+	snprintf(text, sizeof(text),
+		"name: test\n"
+		"seed: 7\n"
+		"model: {name: mlp}\n"
+		"dataset: {name: synthetic, batch_size: 16, train_limit: 512, test_limit: 64}\n"
+		"training: {epochs: 1000, max_iterations: %s, learning_rate: 0.05}\n"
+		"%s",
+		iterations, rest);
+	write_text(path, text);
+}
+
+static const char fixed_rank[] = "compression: {use_fixed_rank: true, fixed_rank_value: 2, "
+				 "max_rank: 4, start_power_iterations: 2}\n";
+
+static void check_finished(struct ended ended, const char *run_dir)
+{
+	char state[32];
+
+	ck_assert_msg(ended.code == 0, "code %d\n%s%s", ended.code, ended.out, ended.err);
+	ck_assert_ptr_nonnull(strstr(ended.out, "finished: "));
+	read_state(run_dir, state, sizeof(state));
+	ck_assert_str_eq(state, "finished");
+	ck_assert_uint_eq(count_trainers(), 0);
+}
+
+static void run_standalone(const char *arguments, const char *run_dir, char *column)
+{
+	char line[512];
+
+	snprintf(line, sizeof(line), "run fixed.yaml --standalone save_dir=%s %s", run_dir,
+		arguments);
+	check_finished(run_psgd(line, 100), run_dir);
+	read_column(run_dir, "loss", column, COLUMN_BYTES);
+}
+
+START_TEST(same_seed_same_losses)
+{
+	write_config("fixed.yaml", "12", fixed_rank);
+	run_standalone("--nproc-per-node 2", "a", expected);
+	ck_assert_uint_eq(count_lines(expected), 12);
+	run_standalone("--nproc_per_node=2", "b", losses);
+	ck_assert_str_eq(expected, losses);
+	run_standalone("--nproc-per-node=2 seed=8", "c", losses);
+	ck_assert_str_ne(expected, losses);
+}
+END_TEST
+
+/* Two supervisors of one run; the second may end a little after the first. */
+static void check_both_finished(const struct started started[2], const char *run_dir)
+{
+	static struct ended ended[2];
+
+	for (int i = 0; i < 2; i++)
+		ended[i] = finish(started[i], 100);
+	check_finished(ended[0], run_dir);
+	check_finished(ended[1], run_dir);
+}
+
+/* Two supervisors with one worker each; `first` is started a second earlier. */
+static void run_by_hand(int first, const char *run_dir)
+{
+	struct started started[2];
+	unsigned port = free_port();
+	char line[512];
+
+	for (int i = 0; i < 2; i++) {
+		int worker = i == 0 ? first : 1 - first;
+
+		snprintf(line, sizeof(line),
+			"run fixed.yaml save_dir=%s --rank %d --world-size 2 --master-port %u "
+			"--rdzv-timeout 60",
+			run_dir, worker, port);
+		started[worker] = start_psgd(line);
+		if (i == 0)
+			sleep_s(1);
+	}
+	check_both_finished(started, run_dir);
+	read_column(run_dir, "loss", losses, sizeof(losses));
+}
+
+START_TEST(by_hand_equals_standalone)
+{
+	write_config("fixed.yaml", "12", fixed_rank);
+	run_standalone("--nproc-per-node 2", "a", expected);
+	run_by_hand(0, "zero_first");
+	ck_assert_str_eq(expected, losses);
+	run_by_hand(1, "one_first");
+	ck_assert_str_eq(expected, losses);
+}
+END_TEST
+
+START_TEST(three_and_four_workers)
+{
+	char line[64], line_of_two_nodes[2][256];
+	struct started nodes[2];
+	unsigned port = free_port();
+
+	write_config("fixed.yaml", "6", fixed_rank);
+	for (int n = 3; n <= 4; n++) {
+		snprintf(line, sizeof(line), "--nproc-per-node %d", n);
+		run_standalone(line, n == 3 ? "three" : "four", expected);
+		ck_assert_uint_eq(count_lines(expected), 6);
+	}
+	/* the same four as two nodes of two */
+	for (int node = 0; node < 2; node++) {
+		snprintf(line_of_two_nodes[node], sizeof(line_of_two_nodes[node]),
+			"run fixed.yaml save_dir=nodes --nnodes 2 --node-rank %d "
+			"--nproc-per-node 2 --rdzv-endpoint 127.0.0.1:%u",
+			node, port);
+		nodes[node] = start_psgd(line_of_two_nodes[node]);
+	}
+	check_both_finished(nodes, "nodes");
+	read_column("nodes", "loss", losses, sizeof(losses));
+	ck_assert_str_eq(expected, losses);
+}
+END_TEST
+
+START_TEST(replay_repeats_an_adaptive_run)
+{
+	static char ranks[COLUMN_BYTES];
+
+	write_config("fixed.yaml", "40",
+		"compression: {min_rank: 1, max_rank: 8, start_power_iterations: 2}\n"
+		"accordion: {enable: true, force_max_iters: 10, stride_iters: 5, "
+		"rank_cooldown_iters: 5, lr_cooldown_iters: 5, threshold: 0.9}\n"
+		"rank_control: {cap: live, choice: epochnorm, dwell_iters: 5}\n"
+		"network_limits: {enable: true, method: model, bandwidth_mbps: 100, "
+		"latency_ms: 1}\n");
+	run_standalone("--nproc-per-node 2", "adaptive", expected);
+	read_column("adaptive", "current_rank", ranks, sizeof(ranks));
+	run_standalone("--nproc-per-node 2 rank_control.cap=none rank_control.choice=replay "
+		       "rank_control.replay=adaptive/events.jsonl",
+		"replay", losses);
+	ck_assert_str_eq(expected, losses);
+	read_column("replay", "current_rank", losses, sizeof(losses));
+	ck_assert_str_eq(ranks, losses);
+	/* a run that never changed its rank would prove nothing */
+	losses[strcspn(losses, "\n") + 1] = '\0';
+	ck_assert_msg(strspn(ranks, losses) < strlen(ranks), "the rank never changed");
+}
+END_TEST
+
+/* A run that would take hours, under way. */
+static struct started start_long(void)
+{
+	struct started started;
+
+	write_config("fixed.yaml", "1000000", fixed_rank);
+	started = start_psgd("run fixed.yaml --standalone --nproc-per-node 2 save_dir=long");
+	ck_assert_msg(training_within("long", 60), "no iteration: %s", read_text("stderr.0"));
+	ck_assert_uint_eq(count_trainers(), 2);
+	return started;
+}
+
+static void check_killed_worker(unsigned worker)
+{
+	struct started started = start_long();
+	char state[32], text[64], log[64];
+	struct ended ended;
+	double at;
+
+	kill(find_trainer(worker), SIGKILL);
+	at = now_s();
+	ended = finish(started, 10);
+	ck_assert_double_lt(now_s() - at, 10);
+	ck_assert_int_eq(ended.code, 3);
+	snprintf(text, sizeof(text), "worker %u was killed by signal 9 (first failure)", worker);
+	ck_assert_msg(strstr(ended.err, text) != NULL, "%s", ended.err);
+	/* the other one names it by itself */
+	snprintf(text, sizeof(text), "worker %u", worker);
+	snprintf(log, sizeof(log), "long/worker%u.log", 1 - worker);
+	ck_assert_msg(strstr(read_text(log), text) != NULL, "%s", read_text(log));
+	read_state("long", state, sizeof(state));
+	ck_assert_str_eq(state, "failed");
+	ck_assert(no_trainer_within(1));
+}
+
+START_TEST(killed_worker_is_named)
+{
+	check_killed_worker((unsigned)_i);
+}
+END_TEST
+
+START_TEST(killed_supervisor_leaves_nothing)
+{
+	struct started started = start_long();
+
+	kill(started.pid, SIGKILL);
+	ck_assert_int_eq(finish(started, 5).code, 128 + SIGKILL);
+	ck_assert(no_trainer_within(5));
+}
+END_TEST
+
+START_TEST(signals_end_a_run)
+{
+	static const int numbers[] = {SIGINT, SIGTERM};
+	struct started started = start_long();
+	char state[32];
+
+	kill(started.pid, numbers[_i]);
+	ck_assert_int_eq(finish(started, 15).code, 128 + numbers[_i]);
+	ck_assert(no_trainer_within(1));
+	read_state("long", state, sizeof(state));
+	ck_assert_str_eq(state, "failed");
+}
+END_TEST
+
+START_TEST(finished_run_is_kept)
+{
+	struct ended ended;
+
+	write_config("fixed.yaml", "3", fixed_rank);
+	run_standalone("--nproc-per-node 1", "done", expected);
+	ended = run_psgd("run fixed.yaml --standalone save_dir=done", 20);
+	ck_assert_int_eq(ended.code, 2);
+	ck_assert_str_eq(ended.err, "psgd: done: holds a finished run; --overwrite replaces it, "
+				    "name=NAME makes another\n");
+	read_column("done", "loss", losses, sizeof(losses));
+	ck_assert_str_eq(expected, losses);
+	run_standalone("--overwrite training.max_iterations=4", "done", losses);
+	ck_assert_uint_eq(count_lines(losses), 4);
+}
+END_TEST
+
+START_TEST(two_runs_do_not_share_a_folder)
+{
+	struct started started = start_long();
+	struct ended ended = run_psgd("run fixed.yaml --standalone save_dir=long", 20);
+
+	ck_assert_int_eq(ended.code, 2);
+	ck_assert_str_eq(ended.err, "psgd: long: another psgd run is writing here\n");
+	kill(started.pid, SIGTERM);
+	finish(started, 15);
+}
+END_TEST
+
+START_TEST(smoke_leaves_no_folder)
+{
+	struct ended ended;
+
+	write_config("fixed.yaml", "100", fixed_rank);
+	ended = run_psgd("run fixed.yaml --standalone --nproc-per-node 2 --smoke save_dir=s", 60);
+	ck_assert_msg(ended.code == 0, "%s%s", ended.out, ended.err);
+	ck_assert_ptr_nonnull(strstr(ended.out, "finished: smoke test, 5 iterations, "));
+	ck_assert(!exists("s") && !exists("s.smoke"));
+}
+END_TEST
+
+START_TEST(dry_run_touches_nothing)
+{
+	struct ended ended;
+
+	write_config("fixed.yaml", "100", fixed_rank);
+	ended = run_psgd("run --config fixed.yaml --nnodes=2 --node_rank=1 --nproc-per-node=2 "
+			 "--rdzv-endpoint=10.0.0.1:4000 --dry-run save_dir=s -- /bin/false x",
+		20);
+	ck_assert_int_eq(ended.code, 0);
+	ck_assert_ptr_nonnull(strstr(ended.out, "workers 2 to 3 of 4 (flags), 10.0.0.1:4000\n"));
+	ck_assert_ptr_nonnull(strstr(ended.out, "worker 3:\n  command: /bin/false x\n"));
+	ck_assert_ptr_nonnull(
+		strstr(ended.out, "    RANK=3\n    WORLD_SIZE=4\n    LOCAL_RANK=1\n"));
+	ck_assert_ptr_nonnull(strstr(ended.out, "max_iterations: 100\n"));
+	ck_assert(!exists("s"));
+}
+END_TEST
+
+/* A trainer that is not ours: environment, exit codes, and groups are the supervisor's part. */
+START_TEST(foreign_trainer)
+{
+	struct ended ended;
+
+	write_config("fixed.yaml", "100", fixed_rank);
+	write_text("trainer.sh", "[ $RANK = 1 ] || exec sleep 60\n"
+				 "echo $WORLD_SIZE $LOCAL_RANK $LOCAL_WORLD_SIZE $MASTER_ADDR\n"
+				 "test -f $PSGD_CONFIG || exit 7\n"
+				 "sleep 1000 &\n"
+				 "echo last words >&2\n"
+				 "exit 4\n");
+	ended = run_psgd("run fixed.yaml --standalone --nproc-per-node 2 save_dir=s -- sh "
+			 "trainer.sh",
+		20);
+	ck_assert_int_eq(ended.code, 4);
+	ck_assert_str_eq(ended.err,
+		"worker 1 exited with code 4 (first failure); last lines of s/worker1.log:\n"
+		"2 1 2 127.0.0.1\nlast words\n");
+	ck_assert_double_gt(ended.seconds, 4.5); /* the others are given 5 s */
+	ck_assert(no_trainer_within(1));
+}
+END_TEST
+
+static Suite *suite(void)
+{
+	Suite *s = suite_create("run");
+	TCase *c = tcase_create("run");
+
+	tcase_set_timeout(c, 240);
+	tcase_add_checked_fixture(c, enter_folder, leave_folder);
+	tcase_add_test(c, same_seed_same_losses);
+	tcase_add_test(c, by_hand_equals_standalone);
+	tcase_add_test(c, three_and_four_workers);
+	tcase_add_test(c, replay_repeats_an_adaptive_run);
+	tcase_add_loop_test(c, killed_worker_is_named, 0, 2);
+	tcase_add_test(c, killed_supervisor_leaves_nothing);
+	tcase_add_loop_test(c, signals_end_a_run, 0, 2);
+	tcase_add_test(c, finished_run_is_kept);
+	tcase_add_test(c, two_runs_do_not_share_a_folder);
+	tcase_add_test(c, smoke_leaves_no_folder);
+	tcase_add_test(c, dry_run_touches_nothing);
+	tcase_add_test(c, foreign_trainer);
+	suite_add_tcase(s, c);
+	return s;
+}
+
+int main(void)
+{
+	return run_suite(suite());
+}
