@@ -1,0 +1,49 @@
+#!/bin/bash
+# Installs by apt what the build, the tests and the quickstart use. Does nothing when all is there.
+set -euo pipefail
+
+packages=(
+    # build
+    meson ninja-build pkg-config gcc g++
+    # transport between processes, the example trainer's layers
+    libgloo-dev libdnnl-dev
+    # configuration, records, rendezvous, random numbers, parameter hash, packed data
+    libcyaml-dev libyaml-dev libjansson-dev libssl-dev librandom123-dev libxxhash-dev zlib1g-dev
+    # data of the quickstart
+    dataset-fashion-mnist
+    # tests: framework, checks of the tree, the second compiler, socket counters, processes
+    check python3 clang-14 clang-format-14 iproute2 procps
+)
+
+if ! command -v dpkg-query >/dev/null; then
+    echo "deps: this is not Debian; these packages, or what they are called here, must be there:"
+    printf '  %s\n' "${packages[*]}"
+    exit 0
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+    status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$status" = installed ] || missing+=("$package")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null; then
+        echo "deps: not root, and there is no sudo. As root, run: apt-get install ${missing[*]}" >&2
+        exit 1
+    fi
+    as_root=(sudo)
+fi
+echo "deps: installing by apt: ${missing[*]}"
+apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! { "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends "${missing[@]}"; } \
+        >"$log" 2>&1 </dev/null; then
+    cat "$log" >&2
+    echo "deps: apt could not install: ${missing[*]}" >&2
+    exit 1
+fi
+echo "deps: installed ${#missing[@]} packages"
