@@ -53,7 +53,7 @@ void cli_progress_free(struct cli_progress *progress)
 
 static bool take(const char *line, size_t n, struct state *out)
 {
-	struct state s = {.test_accuracy = NAN};
+	struct state s = {.test_accuracy = NAN, .loss = NAN};
 	json_t *root = json_loadb(line, n, 0, NULL);
 	const struct {
 		const char *name;

@@ -14,6 +14,8 @@
 #include "optim.h"
 #include "trainer.h"
 
+#define MAX_NONFINITE_STEPS 10
+
 psgd_status trainer_fail(struct trainer *trainer, psgd_status status, const char *what)
 {
 	char reason[sizeof(trainer->error->text)] = "";
@@ -171,6 +173,26 @@ static psgd_status record(struct trainer *t, uint64_t epoch, double rate, const 
 	return PSGD_OK;
 }
 
+/*
+ * The optimizer's step. Gradients that are not finite, which all workers see alike, are left out;
+ * when no others come the parameters are lost already.
+ */
+static psgd_status update(struct trainer *t, double rate, const struct psgd_report *report)
+{
+	if (!report->n_nonfinite) {
+		t->nonfinite_steps = 0;
+		optim_step(&t->config->training, rate, t->net.params, t->net.grads, t->momentum,
+			t->net.n_params);
+		return PSGD_OK;
+	}
+	if (++t->nonfinite_steps < MAX_NONFINITE_STEPS)
+		return PSGD_OK;
+	return image_fail(t->error, PSGD_ERR_FAILED,
+		"gradients were not finite in %u iterations in a row, the last is %" PRIu64
+		"; try a lower training.learning_rate",
+		t->nonfinite_steps, t->iteration);
+}
+
 static psgd_status train_step(struct trainer *t, uint64_t epoch, size_t i, double rate)
 {
 	struct psgd_step_info info = PSGD_INIT(psgd_step_info);
@@ -190,8 +212,9 @@ static psgd_status train_step(struct trainer *t, uint64_t epoch, size_t i, doubl
 	status = psgd_session_finish_step(t->session, &info, &report);
 	if (status)
 		return trainer_fail(t, status, "step");
-	optim_step(&t->config->training, rate, t->net.params, t->net.grads, t->momentum,
-		t->net.n_params);
+	status = update(t, rate, &report);
+	if (status)
+		return status;
 	status = record(t, epoch, rate, &loss, &report);
 	t->iteration++;
 	return status;

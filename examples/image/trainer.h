@@ -33,8 +33,9 @@ struct trainer {
 
 	uint64_t iteration; /* optimizer steps so far */
 	uint64_t total_iterations;
-	struct loss epoch_loss; /* this worker's, of the epoch's steps */
-	double grad_norm_sum;	/* of the epoch's steps that have one */
+	unsigned nonfinite_steps; /* in a row, up to now */
+	struct loss epoch_loss;	  /* this worker's, of the epoch's steps */
+	double grad_norm_sum;	  /* of the epoch's steps that have one */
 	uint64_t grad_norms;
 	double grad_sum_norm; /* of the epoch's last step */
 };
