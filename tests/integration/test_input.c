@@ -250,6 +250,10 @@ static const struct {
 		"that "
 		"each of 2 workers has (64 training samples)",
 		2},
+	{"run good.yaml --standalone training.learning_rate=1e30 training.max_iterations=40",
+		"worker 0: psgd-train-image: gradients were not finite in 10 iterations in a row, "
+		"the last is 10; try a lower training.learning_rate",
+		1},
 	{"run good.yaml --standalone rank_control.choice=replay rank_control.replay=none",
 		"worker 0: psgd-train-image: none: cannot read: No such file or directory", 2},
 	{"run good.yaml --rank 0 --world-size 2 --master-port PORT --rdzv-timeout 2",
