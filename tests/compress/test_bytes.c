@@ -6,6 +6,7 @@
 #include "support/group.h"
 #include "support/oracle.h"
 #include "support/random.h"
+#include "support/resnet18.h"
 #include "support/suite.h"
 
 static psgd_status make_powersgd(void *user, struct psgd_compressor *out)
@@ -23,40 +24,6 @@ static struct psgd_tensor vector(uint32_t id, int64_t n)
 	return (struct psgd_tensor){.id = id, .dtype = PSGD_F32, .n_dims = 1, .dims = {n}};
 }
 
-/* ResNet-18 for CIFAR-10: convolutions, batch norms (weight and bias), classifier. */
-static size_t resnet18(struct psgd_tensor *out)
-{
-	static const int64_t widths[] = {64, 128, 256, 512};
-	size_t k = 0;
-	int64_t in = 64;
-
-#define CONV(o, i, s)                                                                              \
-	do {                                                                                       \
-		out[k] = (struct psgd_tensor){                                                     \
-			.id = (uint32_t)k, .dtype = PSGD_F32, .n_dims = 4, .dims = {o, i, s, s}};  \
-		k++;                                                                               \
-		out[k] = vector((uint32_t)k, o);                                                   \
-		k++;                                                                               \
-		out[k] = vector((uint32_t)k, o);                                                   \
-		k++;                                                                               \
-	} while (0)
-	CONV(64, 3, 3);
-	for (int layer = 0; layer < 4; layer++) {
-		for (int block = 0; block < 2; block++) {
-			CONV(widths[layer], in, 3);
-			CONV(widths[layer], widths[layer], 3);
-			if (in != widths[layer])
-				CONV(widths[layer], in, 1);
-			in = widths[layer];
-		}
-	}
-#undef CONV
-	out[k] = matrix((uint32_t)k, 10, 512);
-	k++;
-	out[k] = vector((uint32_t)k, 10);
-	return k + 1;
-}
-
 /* The paper's table: 243, 136 and 72 times fewer bytes than dense at r = 1, 2, 4. */
 START_TEST(resnet18_bytes)
 {
@@ -66,15 +33,15 @@ START_TEST(resnet18_bytes)
 	} paper[] = {{1, 243}, {2, 136}, {4, 72}};
 	struct psgd_powersgd_options o = PSGD_INIT(psgd_powersgd_options);
 	struct psgd_report report = PSGD_INIT(psgd_report);
-	struct psgd_tensor tensors[80];
-	struct psgd_grad grads[2][80];
+	struct psgd_tensor tensors[RESNET18_TENSORS];
+	struct psgd_grad grads[2][RESNET18_TENSORS];
 	struct psgd_bucket buckets[2][1];
 	struct psgd_bucket *by_worker[2] = {buckets[0], buckets[1]};
-	size_t n = resnet18(tensors);
+	const size_t n = RESNET18_TENSORS;
 	uint64_t dense = 0, sent;
 	struct group g;
 
-	ck_assert_uint_eq(n, 62);
+	resnet18_tensors(tensors);
 	for (size_t i = 0; i < n; i++) {
 		size_t count = (size_t)psgd_tensor_count(&tensors[i]);
 
@@ -83,7 +50,7 @@ START_TEST(resnet18_bytes)
 			grads[w][i] =
 				(struct psgd_grad){tensors[i].id, calloc(count, sizeof(float))};
 	}
-	ck_assert_uint_eq(dense, 4 * 11173962);
+	ck_assert_uint_eq(dense, 4 * RESNET18_VALUES);
 	o.rank = paper[_i].rank;
 	group_open(&g, 2, tensors, n, make_powersgd, &o, NULL);
 	for (int w = 0; w < 2; w++) {

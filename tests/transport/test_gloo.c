@@ -1,12 +1,8 @@
 /* What only processes on a network can show: lost peers, bytes on sockets, a missing module. */
-#include <linux/tcp.h>
 #include <math.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 
 #include "support/suite.h"
 #include "transport/workers.h"
@@ -99,31 +95,6 @@ START_TEST(test_killed)
 	run_workers(&c);
 }
 END_TEST
-
-/* All bytes that TCP has sent over this process's connections. */
-static uint64_t socket_bytes(void)
-{
-	uint64_t bytes = 0;
-	struct stat seen[64], now;
-	int n_seen = 0;
-
-	for (int fd = 3; fd < 256; fd++) {
-		struct tcp_info info;
-		socklen_t length = sizeof(info);
-		bool known = false;
-
-		if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) || fstat(fd, &now))
-			continue;
-		/* A descriptor may be a second one of a socket. */
-		for (int i = 0; i < n_seen; i++)
-			known = known || seen[i].st_ino == now.st_ino;
-		if (known || n_seen == 64)
-			continue;
-		seen[n_seen++] = now;
-		bytes += info.tcpi_bytes_sent - info.tcpi_bytes_retrans;
-	}
-	return bytes;
-}
 
 static void run_count(struct worker *w)
 {

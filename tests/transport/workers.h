@@ -41,6 +41,9 @@ void run_workers(const struct cluster *cluster);
 /* Waits until all workers have come here `round` times. */
 void meet(struct worker *w, unsigned int round);
 
+/* All bytes that TCP has sent over this process's connections. */
+uint64_t socket_bytes(void);
+
 int64_t now_ns(void);
 void sleep_ms(int64_t ms);
 
