@@ -85,7 +85,11 @@ psgd_status psgd_tensor_matrix(const struct psgd_tensor *tensor, int64_t *n, int
 
 void *psgd__calloc(size_t n, size_t size)
 {
-	return calloc(n ? n : 1, size ? size : 1);
+	size_t bytes;
+
+	if (psgd__mul_overflows(n, size, &bytes))
+		return NULL;
+	return calloc(1, bytes ? bytes : 1);
 }
 
 psgd_status psgd__grow(void *array, size_t *capacity, size_t n, size_t size)
