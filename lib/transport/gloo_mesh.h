@@ -257,9 +257,9 @@ class Mesh final : public gloo::Context
 	{
 		if (size == 2)
 			return "worker " + std::to_string(1 - rank);
-		if (waits_.source < 0)
+		if (waits_.awaited < 0)
 			return "a worker";
-		return "worker " + std::to_string(waits_.source) + " or one that it waits for";
+		return "worker " + std::to_string(waits_.awaited) + " or one that it waits for";
 	}
 
       private:

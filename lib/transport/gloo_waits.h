@@ -38,8 +38,8 @@ class Waits
 			throw gloo::IoException("the wait was ended");
 	}
 
-	/* Whom the latest receive is from, or -1. */
-	int source = -1;
+	/* Whom the latest wait is for, or -1. One thread. */
+	int awaited = -1;
 
       private:
 	std::mutex lock_;
@@ -64,6 +64,7 @@ class Buffer final : public gloo::transport::UnboundBuffer
 	bool waitRecv(int *rank, milliseconds timeout) override
 	{
 		waits_.check();
+		waits_.awaited = from_;
 		if (!inner_->waitRecv(rank, timeout))
 			waits_.check();
 		return true;
@@ -72,6 +73,7 @@ class Buffer final : public gloo::transport::UnboundBuffer
 	bool waitSend(int *rank, milliseconds timeout) override
 	{
 		waits_.check();
+		waits_.awaited = to_;
 		if (!inner_->waitSend(rank, timeout))
 			waits_.check();
 		return true;
@@ -90,13 +92,14 @@ class Buffer final : public gloo::transport::UnboundBuffer
 	void send(int to, uint64_t slot, size_t offset, size_t bytes) override
 	{
 		waits_.check();
+		to_ = to;
 		inner_->send(to, slot, offset, bytes);
 	}
 
 	void recv(int from, uint64_t slot, size_t offset, size_t bytes) override
 	{
 		waits_.check();
-		waits_.source = from;
+		from_ = from;
 		inner_->recv(from, slot, offset, bytes);
 	}
 
@@ -109,6 +112,7 @@ class Buffer final : public gloo::transport::UnboundBuffer
       private:
 	Waits &waits_;
 	std::unique_ptr<gloo::transport::UnboundBuffer> inner_;
+	int from_ = -1, to_ = -1;
 };
 
 inline void Waits::add(Buffer *buffer)
