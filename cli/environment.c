@@ -9,11 +9,12 @@
 /* A worker must see one identity: what another launcher, or an outer run, said is taken away. */
 static const char *const removed[] = {"PSGD_RANK", "PSGD_WORLD_SIZE", "PSGD_LOCAL_RANK",
 	"PSGD_LOCAL_SIZE", "PSGD_MASTER_ADDR", "PSGD_MASTER_PORT", "PSGD_CONFIG",
-	"PSGD_CONFIG_SOURCE", "PSGD_RUN_DIR", "PSGD_PROGRESS_FD", "PSGD_OVERWRITE", "RANK",
-	"WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT",
-	"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK",
-	"OMPI_COMM_WORLD_LOCAL_SIZE", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS",
-	"SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_ID", "SLURM_STEP_NODELIST"};
+	"PSGD_CONFIG_SOURCE", "PSGD_COMMAND_LINE", "PSGD_RUN_DIR", "PSGD_PROGRESS_FD",
+	"PSGD_OVERWRITE", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK",
+	"MASTER_ADDR", "MASTER_PORT", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
+	"OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "PMI_RANK", "PMI_SIZE",
+	"MPI_LOCALRANKID", "MPI_LOCALNRANKS", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID",
+	"SLURM_STEP_ID", "SLURM_STEP_NODELIST"};
 
 static bool names(const char *entry, const char *name, size_t length)
 {
@@ -54,6 +55,7 @@ void cli_worker_settings(
 	cli_strings_add(out, "MASTER_PORT=%u", launch->master_port);
 	cli_strings_add(out, "PSGD_CONFIG=%s", config);
 	cli_strings_add(out, "PSGD_CONFIG_SOURCE=%s", job->source);
+	cli_strings_add(out, "PSGD_COMMAND_LINE=psgd %s", job->command_line);
 	cli_strings_add(out, "PSGD_RUN_DIR=%s", job->run_dir);
 	if (job->token_file)
 		cli_strings_add(out, "PSGD_TOKEN_FILE=%s", job->token_file);

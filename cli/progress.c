@@ -97,29 +97,42 @@ static const char *ms(char to[16], double value)
 	return to;
 }
 
-/* The rank's place in the text is returned for the terminal. */
-static size_t compose(const struct state *s, char *out, size_t bytes, size_t *rank_begin)
+/*
+ * The rank's place in the text is returned for the terminal. What does not fit in `width` columns
+ * (0: no limit) is left out: first the parts of an iteration, then the bytes, then the test.
+ */
+static size_t compose(const struct state *s, int width, char *out, size_t bytes, size_t *rank_begin)
 {
+	char split[128], wire[40];
 	char head[160], epochs[24] = "", test[24] = "", rank[24], sent[24], eta[24], t[5][16];
 	size_t rank_length;
 
-	if (!isnan(s->test_accuracy))
-		snprintf(test, sizeof(test), "  test %.1f%%", s->test_accuracy);
 	if (s->epochs > 0)
 		snprintf(epochs, sizeof(epochs), "/%.0f", s->epochs);
-	snprintf(head, sizeof(head), "epoch %.0f%s  iter %.0f/%.0f  acc %.1f%%%s  loss %.3g  ",
-		s->epoch, epochs, s->iteration, s->total, s->accuracy, test, s->loss);
 	if (s->rank > 0)
 		rank_length = (size_t)snprintf(rank, sizeof(rank), "r=%.0f", s->rank);
 	else
 		rank_length = (size_t)snprintf(rank, sizeof(rank), "dense");
-	snprintf(out, bytes,
-		"%s%s  %s ms/it (compute %s | compress %s | comm %s | decompress %s)  "
-		"wire %s/it  ETA %s",
-		head, rank, ms(t[0], s->ms), ms(t[1], s->compute_ms), ms(t[2], s->compress_ms),
-		ms(t[3], s->comm_ms), ms(t[4], s->decompress_ms),
-		cli_bytes_text(sent, sizeof(sent), s->sent_bytes),
-		duration(eta, sizeof(eta), s->eta_s));
+	for (int leave = 0; leave <= 3; leave++) {
+		split[0] = wire[0] = test[0] = '\0';
+		if (leave < 1)
+			snprintf(split, sizeof(split),
+				" (compute %s | compress %s | comm %s | decompress %s)",
+				ms(t[1], s->compute_ms), ms(t[2], s->compress_ms),
+				ms(t[3], s->comm_ms), ms(t[4], s->decompress_ms));
+		if (leave < 2)
+			snprintf(wire, sizeof(wire), "  wire %s/it",
+				cli_bytes_text(sent, sizeof(sent), s->sent_bytes));
+		if (leave < 3 && !isnan(s->test_accuracy))
+			snprintf(test, sizeof(test), "  test %.1f%%", s->test_accuracy);
+		snprintf(head, sizeof(head),
+			"epoch %.0f%s  iter %.0f/%.0f  acc %.1f%%%s  loss %.3g  ", s->epoch, epochs,
+			s->iteration, s->total, s->accuracy, test, s->loss);
+		snprintf(out, bytes, "%s%s  %s ms/it%s%s  ETA %s", head, rank, ms(t[0], s->ms),
+			split, wire, duration(eta, sizeof(eta), s->eta_s));
+		if (!width || strlen(out) < (size_t)width)
+			break;
+	}
 	*rank_begin = strlen(head);
 	return rank_length;
 }
@@ -131,7 +144,7 @@ static size_t compose(const struct state *s, char *out, size_t bytes, size_t *ra
 static void draw(struct cli_progress *progress)
 {
 	char text[512];
-	size_t begin, n = compose(&progress->last, text, sizeof(text), &begin);
+	size_t begin, n = compose(&progress->last, progress->width, text, sizeof(text), &begin);
 
 	if (progress->width > 1 && (size_t)progress->width <= strlen(text))
 		text[progress->width - 1] = '\0';
@@ -149,7 +162,7 @@ static void print_plain(struct cli_progress *progress)
 	char text[512];
 	size_t begin;
 
-	compose(&progress->last, text, sizeof(text), &begin);
+	compose(&progress->last, 0, text, sizeof(text), &begin);
 	printf("%s\n", text);
 	fflush(stdout);
 	progress->stale = false;

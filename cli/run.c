@@ -276,7 +276,8 @@ static int refuse_finished(const struct cli_job *job)
 		psgd_run_state(job->run_dir, state, sizeof(state)) != PSGD_OK ||
 		strcmp(state, "finished") != 0)
 		return CLI_OK;
-	cli_complain("%s: holds a finished run; --overwrite replaces it, name=NAME makes another",
+	cli_complain(
+		"%s: holds a finished run; --overwrite replaces it, save_dir=DIR makes another",
 		job->run_dir);
 	return CLI_USAGE;
 }
@@ -317,6 +318,19 @@ static int decide(const struct arguments *a, char **command, struct cli_job *job
 	return CLI_OK;
 }
 
+/* Cut when it is very long. argv[0] is the subcommand. */
+static void keep_command_line(int argc, char **argv, struct cli_job *job)
+{
+	size_t used = 0;
+
+	for (int i = 0; i < argc && used < sizeof(job->command_line); i++) {
+		int n = snprintf(job->command_line + used, sizeof(job->command_line) - used, "%s%s",
+			i ? " " : "", argv[i]);
+
+		used += n > 0 ? (size_t)n : 0;
+	}
+}
+
 int cli_run(int argc, char **argv)
 {
 	struct arguments a;
@@ -326,6 +340,7 @@ int cli_run(int argc, char **argv)
 	psgd_status status;
 	int code = CLI_USAGE, lock = -1;
 
+	keep_command_line(argc, argv, &job);
 	if (!read_arguments(argc, argv, &a, &command))
 		goto out;
 	status = psgd_config_load(a.config, (const char *const *)a.overrides.items, a.overrides.n,

@@ -9,7 +9,8 @@
 /* What is to be run; decided by run.c before anything is touched. */
 struct cli_job {
 	const struct psgd_config *config;
-	const char *source; /* the file that the user named */
+	const char *source;	 /* the file that the user named */
+	char command_line[2048]; /* as given, for the records */
 	struct psgd_launch *workers;
 	size_t n_workers;	     /* of this process, at least 1 */
 	char run_dir[PATH_MAX - 64]; /* room is left for the names of the files in it */

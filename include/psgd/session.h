@@ -100,7 +100,7 @@ PSGD_API psgd_status psgd_session_begin_step(psgd_session *session);
  * the bucket is done, and are the mean over the workers then; the bucket struct is copied. Every
  * worker submits the same buckets in the same order. ready: stream that the values are ready on.
  * On failure nothing was started. Errors: INVALID (unknown id, NULL data, twice in this step),
- * STATE (a session without a transport), FAILED, NOMEM.
+ * STATE (a session without a transport), NOMEM, or the failure that the session already has.
  */
 PSGD_API psgd_status psgd_session_submit(psgd_session *session, const struct psgd_bucket *bucket,
 	psgd_stream ready, psgd_ticket *out);

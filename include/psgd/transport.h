@@ -22,8 +22,9 @@ struct psgd_collective {
 	uint64_t tag;	    /* position in the session's order of messages, equal on all workers */
 	psgd_stream stream; /* data is ready in this order; NULL on the CPU */
 	/*
-	 * When not NULL: called once, from any thread, when `test` has something to say; test does
-	 * not end the request before the call has returned.
+	 * When not NULL: called exactly once for a request that was posted, from any thread, when
+	 * `test` has something to say; perhaps before post returns, perhaps after test has ended
+	 * the request.
 	 */
 	void (*notify)(void *user);
 	void *notify_user;
@@ -110,7 +111,7 @@ PSGD_API psgd_status psgd_transport_local(
  * TCP between processes by Gloo (module psgd-gloo.so): ring all-reduce, tree broadcast.
  * All workers call it together. On success *out is the caller's; on failure it is zeroed.
  * Errors: UNSUPPORTED (no module: the reason is in options->error), INVALID, NOMEM, TRANSPORT,
- * PEER_LOST, TIMEOUT.
+ * PEER_LOST, TIMEOUT, IO (no such interface).
  */
 PSGD_API psgd_status psgd_transport_gloo(
 	const struct psgd_gloo_options *options, struct psgd_transport *out);

@@ -132,8 +132,7 @@ psgd_status psgd__bucket_new(
 	PSGD__TRY(psgd__copy_options(&mine, sizeof(mine), bucket));
 	if (!mine.grads || !mine.n_grads || mine.n_grads > s->n_tensors)
 		return PSGD_ERR_INVALID;
-	if (psgd__session_status(s) < 0)
-		return PSGD_ERR_FAILED;
+	PSGD__TRY(psgd__session_status(s));
 	PSGD__TRY(psgd__exchange_new(s, PSGD__BUCKET, &x));
 	x->grads = psgd__calloc(mine.n_grads, sizeof(*x->grads));
 	if (!x->grads) {

@@ -124,6 +124,7 @@ struct psgd_session {
 	pthread_t thread;
 	bool has_thread, locks_ready, attached;
 	bool stop, woken, aborted;  /* guarded */
+	size_t owed;		    /* calls of notify that are still to come; guarded */
 	psgd_status status;	    /* first failure, sticky; guarded */
 	char error[512];	    /* guarded */
 	struct psgd_exchange *head; /* queue; guarded */

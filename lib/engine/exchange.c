@@ -324,8 +324,7 @@ psgd_status psgd_exchange_begin_finish(psgd_session *s, const struct psgd_step_i
 	*out = NULL;
 	if (s->transport.ops || s->head)
 		return PSGD_ERR_STATE;
-	if (psgd__session_status(s) < 0)
-		return PSGD_ERR_FAILED;
+	PSGD__TRY(psgd__session_status(s));
 	PSGD__TRY(psgd__step_end(s, info, psgd__now_ns(), report, &control));
 	if (!control) {
 		/* Nothing to say: an exchange that is done at once keeps the caller's loop alike.
@@ -373,8 +372,7 @@ psgd_status psgd_exchange_next(psgd_exchange *x, struct psgd_collective *out)
 	if (!x || !out)
 		return PSGD_ERR_INVALID;
 	s = x->session;
-	if (psgd__session_status(s) < 0)
-		return PSGD_ERR_FAILED;
+	PSGD__TRY(psgd__session_status(s));
 	if (x->done)
 		return PSGD_OK;
 	/* The first decision has no owner: whoever is next carries it. */

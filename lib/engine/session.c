@@ -15,7 +15,9 @@ static void on_notify(void *user)
 
 	pthread_mutex_lock(&s->lock);
 	s->woken = true;
+	s->owed--;
 	pthread_cond_signal(&s->wake);
+	pthread_cond_broadcast(&s->done);
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -41,9 +43,15 @@ static psgd_status post(psgd_session *s, struct psgd_exchange *x)
 	x->collective.notify = on_notify;
 	x->collective.notify_user = s;
 	x->posted_ns = psgd__now_ns();
+	pthread_mutex_lock(&s->lock);
+	s->owed++;
+	pthread_mutex_unlock(&s->lock);
 	status = s->transport.ops->post(s->transport.self, &x->collective, &x->request);
 	if (status < 0) {
 		x->in_flight = false;
+		pthread_mutex_lock(&s->lock);
+		s->owed--;
+		pthread_mutex_unlock(&s->lock);
 		fail_transport(s, status);
 	}
 	return status;
@@ -344,8 +352,7 @@ static psgd_status run_simple(
 
 	if (!s->transport.ops || s->step_buckets)
 		return PSGD_ERR_STATE;
-	if (psgd__session_status(s) < 0)
-		return PSGD_ERR_FAILED;
+	PSGD__TRY(psgd__session_status(s));
 	PSGD__TRY(psgd__exchange_new(s, kind, &x));
 	x->data = data;
 	x->count = count;
@@ -492,6 +499,11 @@ void psgd_session_close(psgd_session **session)
 		pthread_cond_signal(&s->wake);
 		pthread_mutex_unlock(&s->lock);
 		pthread_join(s->thread, NULL);
+		/* A transport may still be about to call notify for a request that has ended. */
+		pthread_mutex_lock(&s->lock);
+		while (s->owed)
+			pthread_cond_wait(&s->done, &s->lock);
+		pthread_mutex_unlock(&s->lock);
 	}
 	psgd__session_teardown(s);
 }

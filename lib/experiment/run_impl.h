@@ -56,9 +56,10 @@ struct psgd__live {
 	double accuracy, loss, test_accuracy, learning_rate;
 	uint32_t rank;
 	double eta_s;
-	int64_t first_ns; /* end of the first iteration seen, the base of the ETA */
-	uint64_t first_iteration;
-	/* Since the last progress line. */
+	int64_t last_ns;     /* end of the last iteration */
+	double iteration_ns; /* smoothed, the base of the ETA; 0: not known yet */
+	/* Since the last progress line; the last window stays until the next iteration. */
+	bool told;
 	uint64_t n_window;
 	int64_t step_ns, compute_ns, encode_ns, wire_ns, decode_ns;
 	uint64_t payload_bytes, sent_bytes;

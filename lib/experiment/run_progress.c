@@ -9,17 +9,31 @@
 
 #include "experiment/run_impl.h"
 
+#define ETA_PACE 0.1
+
+static void forget_window(struct psgd__live *live)
+{
+	live->told = false;
+	live->n_window = live->payload_bytes = live->sent_bytes = 0;
+	live->step_ns = live->compute_ns = live->encode_ns = live->wire_ns = live->decode_ns = 0;
+}
+
 void psgd__live_see(struct psgd_run *run, const struct psgd_run_iteration *row,
 	const struct psgd_report *report)
 {
 	struct psgd__live *live = &run->live;
 	int64_t now = psgd__now_ns();
 
-	if (!live->any) {
-		live->any = true;
-		live->first_ns = now;
-		live->first_iteration = row->iteration;
-	}
+	/* Recent iterations count, so that a dense start phase is soon forgotten. */
+	if (live->any && live->iteration_ns > 0.0)
+		live->iteration_ns +=
+			ETA_PACE * ((double)(now - live->last_ns) - live->iteration_ns);
+	else if (live->any)
+		live->iteration_ns = (double)(now - live->last_ns);
+	live->any = true;
+	live->last_ns = now;
+	if (live->told)
+		forget_window(live);
 	live->epoch = row->epoch;
 	live->iteration = row->iteration;
 	live->total = row->total_iterations;
@@ -28,9 +42,8 @@ void psgd__live_see(struct psgd_run *run, const struct psgd_run_iteration *row,
 	live->learning_rate = row->learning_rate;
 	live->rank = report->rank_max;
 	live->eta_s = NAN;
-	if (row->iteration > live->first_iteration && row->total_iterations > row->iteration)
-		live->eta_s = (double)(now - live->first_ns) / 1e9 /
-			      (double)(row->iteration - live->first_iteration) *
+	if (live->iteration_ns > 0.0 && row->total_iterations > row->iteration)
+		live->eta_s = live->iteration_ns / 1e9 *
 			      (double)(row->total_iterations - row->iteration - 1);
 	live->n_window++;
 	live->step_ns += report->step_ns;
@@ -126,6 +139,5 @@ void psgd__progress_write(struct psgd_run *run)
 	text[n] = '\n'; /* in the place of the zero */
 	send_line(run, text, n + 1);
 	free(text);
-	live->n_window = live->payload_bytes = live->sent_bytes = 0;
-	live->step_ns = live->compute_ns = live->encode_ns = live->wire_ns = live->decode_ns = 0;
+	live->told = true;
 }

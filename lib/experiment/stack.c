@@ -65,6 +65,7 @@ static psgd_status read_settings(struct psgd_stack *stack)
 	stack->settings = (struct psgd__stack_settings){
 		.config = get_text("PSGD_CONFIG"),
 		.source = get_text("PSGD_CONFIG_SOURCE"),
+		.command_line = get_text("PSGD_COMMAND_LINE"),
 		.run_dir = get_text("PSGD_RUN_DIR"),
 		.token_file = get_text("PSGD_TOKEN_FILE"),
 		.module_dir = get_text("PSGD_MODULE_PATH"),

@@ -244,7 +244,8 @@ static psgd_status open_run(struct psgd_stack *stack)
 	options.dir = dir;
 	options.config = stack->config;
 	options.source = source;
-	options.command_line = command_line;
+	options.command_line =
+		stack->settings.command_line ? stack->settings.command_line : command_line;
 	psgd__text(transport, sizeof(transport), "%s%s", stack->network.ops->name,
 		stack->shaped.ops ? ", shaped" : "");
 	options.transport = transport;

@@ -4,6 +4,7 @@
  * at once and know because of whom.
  */
 #include <dlfcn.h>
+#include <net/if.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -230,6 +231,10 @@ static psgd_status meet(
 		goto out;
 	}
 	status = load_module(g, o->module_dir, reason, bytes);
+	if (!status && o->interface_name && !if_nametoindex(o->interface_name)) {
+		psgd__text(reason, bytes, "no network interface named %s", o->interface_name);
+		status = PSGD_ERR_IO;
+	}
 	if (!status)
 		status = g->module->open(&setup, &g->mesh, addresses, reason, bytes);
 	memcpy(mine + sizeof(struct hello), addresses, table);

@@ -97,7 +97,7 @@ static psgd_status desert(struct member *me, void *user)
 	if (status >= 0)
 		status = grads_step(me, &g, NULL, NULL);
 	/* Failure sticks. */
-	if (status < 0 && grads_submit(me, &g, 0, 1) != PSGD_ERR_FAILED)
+	if (status < 0 && grads_submit(me, &g, 0, 1) != status)
 		status = PSGD_ERR_INTERNAL;
 	if (now_ns() - start > 5000 * MS)
 		status = PSGD_ERR_TIMEOUT;
@@ -298,7 +298,7 @@ START_TEST(misuse_is_refused)
 	ck_assert_int_eq(psgd_exchange_begin(s, &bucket, NULL, &x), PSGD_OK);
 	psgd_exchange_end(&x);
 	ck_assert_ptr_null(x);
-	ck_assert_int_eq(psgd_exchange_begin(s, &bucket, NULL, &x), PSGD_ERR_FAILED);
+	ck_assert_int_eq(psgd_exchange_begin(s, &bucket, NULL, &x), PSGD_ERR_STATE);
 	psgd_session_close(&s);
 }
 END_TEST

@@ -230,7 +230,7 @@ START_TEST(finished_run_is_kept)
 	ended = run_psgd("run fixed.yaml --standalone save_dir=done", 20);
 	ck_assert_int_eq(ended.code, 2);
 	ck_assert_str_eq(ended.err, "psgd: done: holds a finished run; --overwrite replaces it, "
-				    "name=NAME makes another\n");
+				    "save_dir=DIR makes another\n");
 	read_column("done", "loss", losses, sizeof(losses));
 	ck_assert_str_eq(expected, losses);
 	run_standalone("--overwrite training.max_iterations=4", "done", losses);
