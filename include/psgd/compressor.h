@@ -51,8 +51,8 @@ struct psgd_round {
 /*
  * A compressor. All entries are called by one thread at a time. State is keyed by tensor, never by
  * bucket, and changes only in the last `run` of a bucket: a bucket that is abandoned before leaves
- * it as it was. So does a bucket whose messages are not finite: its gradients are NaN then, or the
- * mean as it is where nothing is compressed.
+ * it as it was. So does a bucket whose messages are not finite: its gradients are NaN then (by the
+ * dense compressor: the mean as it is). One session at a time: attach gives STATE else.
  */
 struct psgd_compressor_ops {
 	size_t size;

@@ -9,7 +9,7 @@ PSGD_BEGIN
 /* What a controller asks of the engine for one step. Equal on all workers. */
 enum psgd_needs {
 	PSGD_NEED_DECISION = 1 << 0, /* decide() runs on worker 0, ranks are broadcast: 1 message */
-	/* Times: 1 message of 8 * (8 + n_messages + 3 * n_buckets) * n_workers bytes. */
+	/* Times: 1 message of 8 * (6 + n_messages + 3 * n_buckets) * n_workers bytes. */
 	PSGD_NEED_TIMING = 1 << 1,
 	/* Sum of mean gradients since the last reset: 4 bytes per value and one pass, worker 0. */
 	PSGD_NEED_GRAD_SUM = 1 << 2,

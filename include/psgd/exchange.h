@@ -35,7 +35,10 @@ PSGD_API psgd_status psgd_exchange_begin_finish(psgd_session *session,
  */
 PSGD_API psgd_status psgd_exchange_next(psgd_exchange *exchange, struct psgd_collective *out);
 
-/* Gives an exchange back and sets it to NULL; one that is not done fails the session. */
+/*
+ * Gives an exchange back and sets it to NULL, before the session is closed; one that is not done
+ * fails the session.
+ */
 PSGD_API void psgd_exchange_end(psgd_exchange **exchange);
 
 PSGD_END

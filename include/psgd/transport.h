@@ -15,11 +15,11 @@ enum psgd_collective_kind {
 /* One collective, in place: every worker posts it with the same kind, dtype, count, root, tag. */
 struct psgd_collective {
 	size_t size;
-	uint32_t kind;	    /* enum psgd_collective_kind */
-	uint32_t dtype;	    /* enum psgd_dtype */
-	int64_t count;	    /* values, at least 1 */
-	void *data;	    /* borrowed until the request is done */
-	uint64_t tag;	    /* position in the session's order of messages, equal on all workers */
+	uint32_t kind;	/* enum psgd_collective_kind */
+	uint32_t dtype; /* enum psgd_dtype */
+	int64_t count;	/* values, at least 1 */
+	void *data;	/* borrowed until the request is done */
+	uint64_t tag;	/* what the message is and its place in the order; equal on all workers */
 	psgd_stream stream; /* data is ready in this order; NULL on the CPU */
 	/*
 	 * When not NULL: called exactly once for a request that was posted, from any thread, when

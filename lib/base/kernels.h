@@ -22,7 +22,7 @@ struct psgd__matrix {
 	float *e; /* error memory, NULL: none */
 	float *p, *q;
 	int64_t n, m;
-	uint32_t r; /* 0: the pass over memory alone, nothing is computed (floor of measurements) */
+	uint32_t r; /* 0: p and q are empty */
 	uint32_t reserved;
 };
 

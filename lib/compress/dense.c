@@ -17,6 +17,8 @@ static psgd_status dense_attach(void *self, const struct psgd_scope *scope)
 {
 	struct dense *d = self;
 
+	if (d->counts)
+		return PSGD_ERR_STATE;
 	PSGD__TRY(psgd__index_init(&d->index, scope->tensors, scope->n_tensors));
 	d->counts = psgd__calloc(scope->n_tensors, sizeof(*d->counts));
 	if (!d->counts) {

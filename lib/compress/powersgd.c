@@ -335,6 +335,8 @@ static psgd_status ps_attach(void *self, const struct psgd_scope *scope)
 	uint32_t *ranks = NULL;
 	psgd_status status = PSGD_ERR_NOMEM;
 
+	if (ps->tensors)
+		return PSGD_ERR_STATE;
 	ps->scope = *scope;
 	PSGD__TRY(psgd__index_init(&ps->index, scope->tensors, n));
 	ps->tensors = psgd__calloc(n, sizeof(*ps->tensors));

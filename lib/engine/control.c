@@ -18,8 +18,6 @@ enum {
 	AT_EXPOSED,
 	AT_WIRE,
 	AT_COMPUTE,
-	AT_N_MESSAGES,
-	AT_N_BUCKETS,
 	AT_MESSAGES,
 	PER_BUCKET = 3
 };
@@ -27,7 +25,7 @@ enum {
 /* What worker 0 broadcasts, followed by n_tensors ranks of 32 bits. */
 struct rank_message {
 	uint64_t step;
-	uint32_t rank, n_tensors;
+	uint64_t n_tensors;
 };
 
 void psgd__control_free(struct psgd__control *control)
@@ -48,8 +46,6 @@ static void fill_timing(const struct psgd__control *c, double *mine)
 	mine[AT_EXPOSED] = (double)(c->report.step_ns - c->report.compute_ns);
 	mine[AT_WIRE] = (double)c->report.wire_ns;
 	mine[AT_COMPUTE] = (double)c->report.compute_ns;
-	mine[AT_N_MESSAGES] = (double)record->n_messages;
-	mine[AT_N_BUCKETS] = (double)record->n_buckets;
 	for (size_t i = 0; i < record->n_messages; i++)
 		*at++ = (double)record->messages[i].ns;
 	for (size_t i = 0; i < record->n_buckets; i++) {
@@ -69,6 +65,7 @@ psgd_status psgd__control_new(psgd_session *s, const struct psgd_step_info *info
 	PSGD__TRY(psgd__exchange_new(s, PSGD__CONTROL, &x));
 	c = &x->control;
 	c->first = first;
+	x->signature = PSGD__CONTROL + (first ? 0 : (s->step + 1) << 3);
 	if (first) {
 		c->needs = PSGD_NEED_DECISION;
 		c->step = UINT64_MAX;
@@ -79,8 +76,7 @@ psgd_status psgd__control_new(psgd_session *s, const struct psgd_step_info *info
 		if (s->controller.ops)
 			c->needs = s->controller.ops->needs(
 				s->controller.self, s->step, info->epoch, info->epoch_end != 0);
-		c->check_hash = s->options.check_every && info->param_hash &&
-				s->step % s->options.check_every == 0;
+		c->check_hash = s->options.check_every && s->step % s->options.check_every == 0;
 		c->block = AT_HASH_END;
 		if (c->needs & PSGD_NEED_TIMING)
 			c->block =
@@ -161,18 +157,18 @@ static psgd_status plan_at(void *user, size_t b, uint32_t rank, struct psgd_plan
 	const struct psgd__record *record = &x->control.record;
 	struct psgd_bucket bucket = PSGD_INIT(psgd_bucket);
 	struct psgd_grad *grads;
-	size_t from;
+	struct psgd__range range;
 	psgd_status status;
 
 	if (b >= record->n_buckets || !s->compressor.ops->plan_at)
 		return PSGD_ERR_INVALID;
-	from = b ? record->bucket_ends[b - 1] : 0;
-	bucket.n_grads = record->bucket_ends[b] - from;
+	range = record->bucket_ids[b];
+	bucket.n_grads = range.count;
 	grads = psgd__calloc(bucket.n_grads, sizeof(*grads));
 	if (!grads)
 		return PSGD_ERR_NOMEM;
 	for (size_t i = 0; i < bucket.n_grads; i++)
-		grads[i].id = record->ids[from + i];
+		grads[i].id = record->ids[range.from + i];
 	bucket.grads = grads;
 	status = s->compressor.ops->plan_at(s->compressor.self, &bucket, rank, out);
 	free(grads);
@@ -219,7 +215,7 @@ static psgd_status decide(struct psgd_exchange *x)
 	struct psgd__control *c = &x->control;
 	struct psgd_observation seen = PSGD_INIT(psgd_observation);
 	struct psgd_decision decision = PSGD_INIT(psgd_decision);
-	struct rank_message head = {.step = c->step + 1, .n_tensors = (uint32_t)s->n_tensors};
+	struct rank_message head = {.step = c->step + 1, .n_tensors = s->n_tensors};
 	uint32_t *ranks = (uint32_t *)(c->ranks + sizeof(head));
 
 	seen.step = c->step;
@@ -243,7 +239,6 @@ static psgd_status decide(struct psgd_exchange *x)
 	PSGD__TRY(s->controller.ops->decide(s->controller.self, &seen, ranks, &decision));
 	if (decision.reset_grad_sum)
 		PSGD__TRY(reset_sum(s));
-	head.rank = decision.rank;
 	memcpy(c->ranks, &head, sizeof(head));
 	publish(s, c, &decision);
 	return PSGD_OK;
@@ -259,9 +254,9 @@ static psgd_status apply(struct psgd_exchange *x)
 	memcpy(&head, c->ranks, sizeof(head));
 	if (head.step != c->step + 1 || head.n_tensors != s->n_tensors)
 		return psgd__session_fail(s, PSGD_ERR_MISMATCH,
-			"worker 0 sent ranks for step %llu and %u tensors; this worker expects "
+			"worker 0 sent ranks for step %llu and %llu tensors; this worker expects "
 			"step %llu and %zu tensors",
-			(unsigned long long)head.step, head.n_tensors,
+			(unsigned long long)head.step, (unsigned long long)head.n_tensors,
 			(unsigned long long)(c->step + 1), s->n_tensors);
 	PSGD__TRY(s->compressor.ops->set_ranks(s->compressor.self, ranks));
 	pthread_mutex_lock(&s->lock);
@@ -366,6 +361,7 @@ psgd_status psgd__step_end(psgd_session *s, const struct psgd_step_info *info, i
 				PSGD_NEED_GRAD_SUM)))
 		status = reset_sum(s);
 	psgd__record_free(&record);
+	psgd__message_trim(s);
 	s->step++;
 	s->step_buckets = 0;
 	psgd__copy_report(report, &mine, sizeof(mine));

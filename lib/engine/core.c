@@ -18,6 +18,8 @@ psgd_status psgd__session_fail(psgd_session *s, psgd_status status, const char *
 	}
 	status = s->status;
 	pthread_cond_broadcast(&s->done);
+	s->woken = true;
+	pthread_cond_signal(&s->wake);
 	pthread_mutex_unlock(&s->lock);
 	return status;
 }
@@ -46,6 +48,7 @@ psgd_status psgd__message_memory(psgd_session *s, size_t bytes, float **out)
 	/* Ranks change sizes by small factors: a block that is far too large is left to others. */
 	if (block && block->bytes / 4 <= bytes) {
 		block->used = true;
+		block->step = s->step;
 		*out = block->memory;
 		return PSGD_OK;
 	}
@@ -55,7 +58,7 @@ psgd_status psgd__message_memory(psgd_session *s, size_t bytes, float **out)
 		if (block->used || block->bytes > bytes)
 			continue;
 		s->device.ops->free(s->device.self, block->memory, block->bytes);
-		*block = (struct psgd__block){memory, bytes, true};
+		*block = (struct psgd__block){memory, bytes, s->step, true};
 		*out = memory;
 		return PSGD_OK;
 	}
@@ -63,9 +66,23 @@ psgd_status psgd__message_memory(psgd_session *s, size_t bytes, float **out)
 		s->device.ops->free(s->device.self, memory, bytes);
 		return PSGD_ERR_NOMEM;
 	}
-	s->blocks[s->n_blocks++] = (struct psgd__block){memory, bytes, true};
+	s->blocks[s->n_blocks++] = (struct psgd__block){memory, bytes, s->step, true};
 	*out = memory;
 	return PSGD_OK;
+}
+
+void psgd__message_trim(psgd_session *s)
+{
+	for (size_t i = 0; i < s->n_blocks;) {
+		struct psgd__block *block = &s->blocks[i];
+
+		if (block->used || block->step == s->step) {
+			i++;
+			continue;
+		}
+		s->device.ops->free(s->device.self, block->memory, block->bytes);
+		*block = s->blocks[--s->n_blocks];
+	}
 }
 
 void psgd__message_release(psgd_session *s, float *memory)
@@ -186,6 +203,34 @@ void psgd__queue_remove(psgd_session *s, struct psgd_exchange *x)
 	pthread_mutex_unlock(&s->lock);
 }
 
+/* Copies the tables, whatever their size, and checks that the entries are there that must be. */
+static psgd_status take_tables(psgd_session *s)
+{
+	const struct psgd_device_ops *d = &s->device_ops;
+	const struct psgd_compressor_ops *c = &s->compressor_ops;
+	const struct psgd_controller_ops *r = &s->controller_ops;
+	const struct psgd_transport_ops *t = &s->transport_ops;
+
+	PSGD__TRY(psgd__copy_options(&s->device_ops, sizeof(*d), s->device.ops));
+	PSGD__TRY(psgd__copy_options(&s->compressor_ops, sizeof(*c), s->compressor.ops));
+	PSGD__TRY(psgd__copy_options(&s->controller_ops, sizeof(*r), s->controller.ops));
+	PSGD__TRY(psgd__copy_options(&s->transport_ops, sizeof(*t), s->transport.ops));
+	if (!d->alloc || !d->free || !d->copy || !d->zero || !d->kernels || !c->attach ||
+		!c->detach || !c->plan || !c->run)
+		return PSGD_ERR_UNSUPPORTED;
+	if (s->controller.ops && (!r->needs || !r->decide))
+		return PSGD_ERR_UNSUPPORTED;
+	if (s->transport.ops && (!t->post || !t->test || !t->abort))
+		return PSGD_ERR_UNSUPPORTED;
+	s->device.ops = d;
+	s->compressor.ops = c;
+	if (s->controller.ops)
+		s->controller.ops = r;
+	if (s->transport.ops)
+		s->transport.ops = t;
+	return PSGD_OK;
+}
+
 /* The caller's pointer, or an object of our own that plays its part. */
 static psgd_status choose_parts(psgd_session *s)
 {
@@ -212,9 +257,14 @@ static psgd_status choose_parts(psgd_session *s)
 	if (!s->n_workers)
 		s->n_workers = 1;
 	if (s->worker >= s->n_workers || !s->device.ops || !s->compressor.ops ||
-		!s->device.ops->kernels || (o->transport && !s->transport.ops))
+		(o->transport && !s->transport.ops))
 		return PSGD_ERR_INVALID;
+	PSGD__TRY(take_tables(s));
 	if (s->controller.ops && !s->compressor.ops->set_ranks)
+		return PSGD_ERR_UNSUPPORTED;
+	/* Nobody tells an exchange how long its collectives took. */
+	if (s->controller.ops && !s->transport.ops &&
+		(s->controller.ops->needs(s->controller.self, 0, 0, false) & PSGD_NEED_TIMING))
 		return PSGD_ERR_UNSUPPORTED;
 	return PSGD_OK;
 }
@@ -223,10 +273,12 @@ static psgd_status copy_tensors(psgd_session *s, const struct psgd_tensor *tenso
 {
 	s->tensors = psgd__calloc(n, sizeof(*s->tensors));
 	s->counts = psgd__calloc(n, sizeof(*s->counts));
+	s->shapes = psgd__calloc(n, sizeof(*s->shapes));
 	s->submitted_in = psgd__calloc(n, sizeof(*s->submitted_in));
 	s->ranks = psgd__calloc(n, sizeof(*s->ranks));
 	s->grad_sum_at = psgd__calloc(n, sizeof(*s->grad_sum_at));
-	if (!s->tensors || !s->counts || !s->submitted_in || !s->ranks || !s->grad_sum_at)
+	if (!s->tensors || !s->counts || !s->shapes || !s->submitted_in || !s->ranks ||
+		!s->grad_sum_at)
 		return PSGD_ERR_NOMEM;
 	s->n_tensors = n;
 	for (size_t i = 0; i < n; i++) {
@@ -235,6 +287,8 @@ static psgd_status copy_tensors(psgd_session *s, const struct psgd_tensor *tenso
 		s->counts[i] = psgd_tensor_count(&tensors[i]);
 		if (s->counts[i] < 1 || tensors[i].dtype != PSGD_F32)
 			return PSGD_ERR_INVALID;
+		s->shapes[i] = psgd__hash(PSGD__HASH_START, tensors[i].dims,
+			tensors[i].n_dims * sizeof(tensors[i].dims[0]));
 		s->grad_sum_at[i] = s->grad_sum_values;
 		if (__builtin_add_overflow(
 			    s->grad_sum_values, (size_t)s->counts[i], &s->grad_sum_values))
@@ -369,6 +423,7 @@ void psgd__session_teardown(psgd_session *s)
 	free(s->grad_sum_at);
 	free(s->ranks);
 	free(s->submitted_in);
+	free(s->shapes);
 	free(s->counts);
 	free(s->tensors);
 	if (s->locks_ready) {

@@ -17,7 +17,7 @@
 #include "base/index.h"
 #include "base/kernels.h"
 
-enum psgd__kind { PSGD__BUCKET = 1, PSGD__CONTROL, PSGD__BROADCAST, PSGD__SUM, PSGD__AGREE };
+enum psgd__kind { PSGD__BUCKET = 1, PSGD__CONTROL, PSGD__BROADCAST, PSGD__SUM };
 
 enum psgd__busy { PSGD__ENCODING = 0, PSGD__DECODING, PSGD__ON_WIRE, PSGD__N_BUSY };
 
@@ -43,8 +43,10 @@ struct psgd__record {
 	/* What the buckets were, for questions of the controller: ids one after the other. */
 	uint32_t *ids;
 	size_t n_ids, ids_capacity;
-	size_t *bucket_ends; /* into ids */
-	size_t ends_capacity;
+	struct psgd__range {
+		size_t from, count;
+	} * bucket_ids; /* into ids */
+	size_t bucket_ids_capacity;
 };
 
 /* The end of a step as the control exchange needs it. */
@@ -71,6 +73,10 @@ struct psgd_exchange {
 	bool in_flight; /* the last collective handed out is not back yet */
 	bool done;	/* guarded by lock in a session */
 	psgd_ticket ticket;
+	/* Of a bucket: what all workers must agree on. It is in every tag. Others: kind and step.
+	 */
+	uint64_t signature;
+	struct psgd_exchange *carrier;	   /* whose caller runs the collective; see exchange.c */
 	struct psgd_collective collective; /* the last one handed out */
 	bool is_control;		   /* it counts as control bytes */
 
@@ -82,14 +88,13 @@ struct psgd_exchange {
 	float *memory; /* of all messages */
 	size_t memory_bytes;
 	double *agreement;
-	uint64_t signature;
 	size_t number; /* of the bucket in its step */
 	int64_t ready_ns, encode_ns, decode_ns;
 
 	/* PSGD__CONTROL */
 	struct psgd__control control;
 
-	/* PSGD__BROADCAST, PSGD__SUM, PSGD__AGREE */
+	/* PSGD__BROADCAST, PSGD__SUM */
 	void *data;
 	int64_t count;
 	uint32_t root;
@@ -102,6 +107,7 @@ struct psgd_exchange {
 struct psgd__block {
 	float *memory;
 	size_t bytes;
+	uint64_t step; /* that used it last */
 	bool used;
 };
 
@@ -109,11 +115,17 @@ struct psgd_session {
 	struct psgd_session_options options;
 	struct psgd_device device, own_device;
 	struct psgd_compressor compressor, own_compressor;
+	/* Whole tables: what the caller's short ones lack is NULL here. */
+	struct psgd_device_ops device_ops;
+	struct psgd_compressor_ops compressor_ops;
+	struct psgd_controller_ops controller_ops;
+	struct psgd_transport_ops transport_ops;
 	struct psgd_controller controller;
 	struct psgd_transport transport; /* ops NULL: exchanges */
 	uint32_t worker, n_workers;
 	struct psgd_tensor *tensors;
 	int64_t *counts;
+	uint64_t *shapes; /* hash of the dimensions of each tensor */
 	size_t n_tensors;
 	struct psgd__index index;
 	uint64_t *submitted_in; /* step + 1 in which a tensor was submitted last; driver thread */
@@ -138,6 +150,7 @@ struct psgd_session {
 
 	uint64_t step;		      /* driver thread */
 	size_t step_buckets;	      /* submitted in it; driver thread */
+	int64_t moved_ns;	      /* when a message came through last; progress thread */
 	int64_t wire_end_ns;	      /* of the last message that came through; guarded */
 	_Atomic size_t open_controls; /* not done yet: ranks of later buckets are unknown */
 	uint64_t *seen;		      /* signatures that all workers have agreed on */
@@ -168,6 +181,7 @@ void psgd__queue_push(psgd_session *s, struct psgd_exchange *x);   /* takes the 
 void psgd__queue_remove(psgd_session *s, struct psgd_exchange *x); /* takes the lock */
 psgd_status psgd__message_memory(psgd_session *s, size_t bytes, float **out);
 void psgd__message_release(psgd_session *s, float *memory);
+void psgd__message_trim(psgd_session *s); /* gives back what the step that ends did not use */
 psgd_status psgd__session_setup(const struct psgd_tensor *tensors, size_t n_tensors,
 	const struct psgd_session_options *options, psgd_session **out);
 void psgd__session_teardown(psgd_session *s);

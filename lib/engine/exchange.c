@@ -37,7 +37,7 @@ psgd_status psgd__hand_out(struct psgd_exchange *x, enum psgd_collective_kind ki
 		.count = count,
 		.data = data,
 		.root = x->root,
-		.tag = s->next_tag++,
+		.tag = s->next_tag++ << 32 | (x->signature & UINT32_MAX),
 		.stream = x->round.stream,
 	};
 	x->in_flight = true;
@@ -78,7 +78,8 @@ static uint64_t signature(const struct psgd_exchange *x)
 		size_t at = psgd__index_find(&x->session->index, x->bucket.grads[i].id);
 
 		hash = psgd__hash_u64(hash, x->bucket.grads[i].id);
-		hash = psgd__hash_u64(hash, (uint64_t)x->session->counts[at]);
+		hash = psgd__hash_u64(hash, x->session->shapes[at]);
+		hash = psgd__hash_u64(hash, x->session->ranks[at]);
 	}
 	hash = psgd__hash_u64(hash, x->plan.n_rounds);
 	for (uint32_t i = 0; i < x->plan.n_rounds; i++)
@@ -102,6 +103,7 @@ static psgd_status plan_bucket(struct psgd_exchange *x)
 	size_t values = 0;
 	float *at;
 
+	x->plan.size = sizeof(x->plan);
 	PSGD__TRY(s->compressor.ops->plan(s->compressor.self, &x->bucket, x->round.step, &x->plan));
 	if (!x->plan.n_rounds || x->plan.n_rounds > PSGD_MAX_ROUNDS)
 		return PSGD_ERR_INTERNAL;
@@ -185,6 +187,8 @@ static psgd_status send_agreement(struct psgd_exchange *x)
 	mine[AGREE_NUMBER] = (double)x->number;
 	status = psgd__hand_out(x, PSGD_ALLREDUCE_SUM, PSGD_F64, x->agreement,
 		(int64_t)s->n_workers * AGREE_BLOCK, false);
+	/* The signature is what is to be compared: here it must not keep messages apart. */
+	x->collective.tag |= UINT32_MAX;
 	x->is_control = true;
 	return status;
 }
@@ -318,6 +322,7 @@ psgd_status psgd_exchange_begin_finish(psgd_session *s, const struct psgd_step_i
 	struct psgd_report *report, psgd_exchange **out)
 {
 	struct psgd_exchange *control;
+	psgd_status status;
 
 	if (!s || !out)
 		return PSGD_ERR_INVALID;
@@ -325,15 +330,18 @@ psgd_status psgd_exchange_begin_finish(psgd_session *s, const struct psgd_step_i
 	if (s->transport.ops || s->head)
 		return PSGD_ERR_STATE;
 	PSGD__TRY(psgd__session_status(s));
-	PSGD__TRY(psgd__step_end(s, info, psgd__now_ns(), report, &control));
-	if (!control) {
-		/* Nothing to say: an exchange that is done at once keeps the caller's loop alike.
-		 */
-		PSGD__TRY(psgd__exchange_new(s, PSGD__SUM, &control));
-		psgd__finish_exchange(control);
-	} else {
+	status = psgd__step_end(s, info, psgd__now_ns(), report, &control);
+	/* Nothing to say: an exchange that is done at once keeps the caller's loop alike. */
+	if (status >= 0 && !control) {
+		status = psgd__exchange_new(s, PSGD__SUM, &control);
+		if (status >= 0)
+			psgd__finish_exchange(control);
+	} else if (status >= 0) {
 		psgd__queue_push(s, control);
 	}
+	/* The step has ended, and could not be ended again. */
+	if (status < 0)
+		return psgd__session_fail(s, status, "%s", psgd_status_text(status));
 	control->owned = true;
 	*out = control;
 	return PSGD_OK;
@@ -364,14 +372,11 @@ static psgd_status next_of(struct psgd_exchange *x, struct psgd_collective *out)
 	return status;
 }
 
-psgd_status psgd_exchange_next(psgd_exchange *x, struct psgd_collective *out)
+static psgd_status next_in_turn(struct psgd_exchange *x, struct psgd_collective *out)
 {
-	psgd_session *s;
+	psgd_session *s = x->session;
 	psgd_status status;
 
-	if (!x || !out)
-		return PSGD_ERR_INVALID;
-	s = x->session;
 	PSGD__TRY(psgd__session_status(s));
 	if (x->done)
 		return PSGD_OK;
@@ -379,12 +384,29 @@ psgd_status psgd_exchange_next(psgd_exchange *x, struct psgd_collective *out)
 	while (s->head && !s->head->owned && s->head != x) {
 		struct psgd_exchange *first = s->head;
 
+		/* Another exchange's caller may be running its collective. */
+		if (first->in_flight && first->carrier != x)
+			return PSGD_PENDING;
+		first->carrier = x;
 		status = next_of(first, out);
 		if (status != PSGD_OK)
 			return status;
 		psgd__exchange_free(first);
 	}
 	return next_of(x, out);
+}
+
+psgd_status psgd_exchange_next(psgd_exchange *x, struct psgd_collective *out)
+{
+	int64_t start = psgd__now_ns();
+	psgd_status status;
+
+	if (!x || !out)
+		return PSGD_ERR_INVALID;
+	status = next_in_turn(x, out);
+	if (status >= 0)
+		PSGD__TRY(psgd__record_wait(x->session, start, psgd__now_ns()));
+	return status;
 }
 
 void psgd_exchange_end(psgd_exchange **exchange)

@@ -6,7 +6,7 @@
 #include <time.h>
 
 #define DEFAULT_TIMEOUT_NS INT64_C(600000000000)
-#define CLOSE_GRACE_NS INT64_C(2000000000) /* for the last ranks, which nobody waits for */
+#define CLOSE_GRACE_NS INT64_C(60000000000) /* for the last ranks, which nobody waits for */
 #define DRAIN_NS INT64_C(100000000)
 
 static void on_notify(void *user)
@@ -57,24 +57,37 @@ static psgd_status post(psgd_session *s, struct psgd_exchange *x)
 	return status;
 }
 
-/* One exchange as far as it goes now. *moved: something happened, so look at the older ones again.
+/* The deadline is the oldest message's, from when the wire was free for it. */
+static psgd_status check_deadline(psgd_session *s, const struct psgd_exchange *x)
+{
+	int64_t since = x->posted_ns > s->moved_ns ? x->posted_ns : s->moved_ns;
+
+	if (psgd__now_ns() - since < s->options.timeout_ns)
+		return PSGD_PENDING;
+	return psgd__session_fail(s, PSGD_ERR_TIMEOUT,
+		"a message of step %llu was not through after %g s",
+		(unsigned long long)x->round.step, (double)s->options.timeout_ns / 1e9);
+}
+
+/*
+ * One exchange as far as it goes now. *moved: something happened, so look at the older ones again.
+ * *waiting: an older message is on the wire; this one cannot be through before it.
  */
-static psgd_status drive(psgd_session *s, struct psgd_exchange *x, bool *moved)
+static psgd_status drive(psgd_session *s, struct psgd_exchange *x, bool *moved, bool *waiting)
 {
 	struct psgd_transfer transfer = PSGD_INIT(psgd_transfer);
 	psgd_status status;
 
+	if (x->in_flight && *waiting)
+		return PSGD_PENDING;
 	if (x->in_flight) {
 		status = s->transport.ops->test(s->transport.self, x->request, 0, &transfer);
 		if (status == PSGD_PENDING) {
-			if (psgd__now_ns() - x->posted_ns < s->options.timeout_ns)
-				return PSGD_PENDING;
-			return psgd__session_fail(s, PSGD_ERR_TIMEOUT,
-				"a message of step %llu was not through after %.0f s",
-				(unsigned long long)x->round.step,
-				(double)s->options.timeout_ns / 1e9);
+			*waiting = true;
+			return check_deadline(s, x);
 		}
 		x->in_flight = false;
+		s->moved_ns = psgd__now_ns();
 		*moved = true;
 		if (status < 0)
 			return fail_transport(s, status);
@@ -92,13 +105,14 @@ static psgd_status drive(psgd_session *s, struct psgd_exchange *x, bool *moved)
 static bool drive_all(psgd_session *s)
 {
 	struct psgd_exchange *x, *next;
+	bool waiting = false;
 
 	pthread_mutex_lock(&s->lock);
 	x = s->head;
 	pthread_mutex_unlock(&s->lock);
 	while (x) {
 		bool moved = false;
-		psgd_status status = drive(s, x, &moved);
+		psgd_status status = drive(s, x, &moved, &waiting);
 
 		pthread_mutex_lock(&s->lock);
 		next = x->next;
@@ -256,8 +270,6 @@ psgd_status psgd_session_begin_step(psgd_session *s)
 	s->record.start_ns = psgd__now_ns();
 	s->record.n_waits = 0;
 	s->record.n_intervals = 0;
-	s->record.control_bytes = 0;
-	s->record.sent_bytes = 0;
 	pthread_mutex_unlock(&s->lock);
 	return PSGD_OK;
 }
@@ -311,7 +323,9 @@ psgd_status psgd_session_wait(psgd_session *s, psgd_ticket ticket, int64_t timeo
 		return PSGD_ERR_STATE;
 	release_held(s);
 	status = wait_for(s, ticket, true, timeout_ns);
-	PSGD__TRY(psgd__record_wait(s, start, psgd__now_ns()));
+	/* A look is no wait. */
+	if (timeout_ns > 0)
+		PSGD__TRY(psgd__record_wait(s, start, psgd__now_ns()));
 	return status;
 }
 
@@ -327,7 +341,8 @@ psgd_status psgd_session_finish_step(
 	if (!s->transport.ops)
 		return PSGD_ERR_STATE;
 	release_held(s);
-	status = wait_for(s, 0, false, INT64_MAX);
+	/* A step without buckets has nothing that would wait for the last decision. */
+	status = wait_for(s, 0, !s->step_buckets, INT64_MAX);
 	if (status < 0)
 		return status;
 	end = psgd__now_ns();
@@ -358,6 +373,7 @@ static psgd_status run_simple(
 	x->count = count;
 	x->root = root;
 	x->ticket = ticket = ++s->last_ticket;
+	x->signature = kind;
 	psgd__queue_push(s, x);
 	status = wait_for(s, ticket, true, INT64_MAX);
 	PSGD__TRY(psgd__record_wait(s, start, psgd__now_ns()));
@@ -445,9 +461,11 @@ psgd_status psgd_session_memory(psgd_session *s, struct psgd_memory *out)
 
 	if (!s || !out)
 		return PSGD_ERR_INVALID;
-	/* Between steps only controls are in the queue; they hold none of this. */
 	if (s->step_buckets)
 		return PSGD_ERR_STATE;
+	/* A decision that is on its way may change the compressor's state. */
+	if (s->has_thread)
+		PSGD__TRY(wait_for(s, 0, true, INT64_MAX));
 	if (s->compressor.ops->state_bytes)
 		mine.state_bytes = s->compressor.ops->state_bytes(s->compressor.self);
 	for (size_t i = 0; i < s->n_blocks; i++)

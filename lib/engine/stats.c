@@ -10,7 +10,7 @@ void psgd__record_free(struct psgd__record *record)
 	free(record->messages);
 	free(record->buckets);
 	free(record->ids);
-	free(record->bucket_ends);
+	free(record->bucket_ids);
 	memset(record, 0, sizeof(*record));
 }
 
@@ -74,16 +74,17 @@ psgd_status psgd__record_bucket(struct psgd_exchange *x)
 	pthread_mutex_lock(&s->lock);
 	status = psgd__grow(&r->buckets, &r->buckets_capacity, x->number + 1, sizeof(*r->buckets));
 	if (status >= 0)
-		status = psgd__grow(
-			&r->bucket_ends, &r->ends_capacity, x->number + 1, sizeof(*r->bucket_ends));
+		status = psgd__grow(&r->bucket_ids, &r->bucket_ids_capacity, x->number + 1,
+			sizeof(*r->bucket_ids));
 	if (status >= 0)
 		status = psgd__grow(
 			&r->ids, &r->ids_capacity, r->n_ids + x->bucket.n_grads, sizeof(*r->ids));
 	if (status >= 0) {
+		r->bucket_ids[x->number] = (struct psgd__range){r->n_ids, x->bucket.n_grads};
 		for (size_t i = 0; i < x->bucket.n_grads; i++)
 			r->ids[r->n_ids++] = x->bucket.grads[i].id;
-		r->n_buckets = x->number + 1;
-		r->bucket_ends[x->number] = r->n_ids;
+		if (r->n_buckets < x->number + 1)
+			r->n_buckets = x->number + 1;
 		r->buckets[x->number].ready_ns = x->ready_ns - r->start_ns;
 		r->raw_bytes += x->plan.raw_bytes;
 		note_ranks(x);
@@ -99,6 +100,9 @@ psgd_status psgd__record_transfer(struct psgd_exchange *x, const struct psgd_tra
 	int64_t start_ns = transfer->start_ns, end_ns = transfer->end_ns;
 	psgd_status status = PSGD_OK;
 
+	/* What is between two steps belongs to none. */
+	if (x->kind == PSGD__BROADCAST || x->kind == PSGD__SUM)
+		return PSGD_OK;
 	pthread_mutex_lock(&s->lock);
 	/* Messages go one after the other: one that ended late has not used the next one's time. */
 	if (start_ns < s->wire_end_ns)

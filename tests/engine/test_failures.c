@@ -80,6 +80,46 @@ START_TEST(different_buckets_are_named)
 }
 END_TEST
 
+static const struct psgd_tensor twins[2] = {
+	{.id = 1, .dtype = PSGD_F32, .n_dims = 2, .dims = {8, 8}},
+	{.id = 2, .dtype = PSGD_F32, .n_dims = 2, .dims = {8, 8}},
+};
+
+/* Two buckets of equal size; in the last step worker 1 submits them the other way round. */
+static psgd_status swap_buckets(struct member *me, void *user)
+{
+	float data[2][64] = {{0}};
+	psgd_status status = PSGD_OK;
+
+	(void)user;
+	for (int step = 0; step < 3 && status >= 0; step++) {
+		for (uint32_t b = 0; b < 2 && status >= 0; b++) {
+			uint32_t which = step == 2 && me->worker == 1 ? 1 - b : b;
+			struct psgd_grad grad = {twins[which].id, data[which]};
+			struct psgd_bucket bucket = PSGD_INIT(psgd_bucket);
+
+			bucket.grads = &grad;
+			bucket.n_grads = 1;
+			status = psgd_session_submit(me->session, &bucket, NULL, NULL);
+		}
+		if (status >= 0)
+			status = psgd_session_finish_step(me->session, NULL, NULL);
+	}
+	return status;
+}
+
+/* Known buckets in another order must not be summed across each other. */
+START_TEST(swapped_buckets_are_found)
+{
+	struct team_options o = {.tensors = twins, .n_tensors = 2};
+	struct team team;
+
+	team_run(&team, 2, &o, swap_buckets, NULL);
+	for (uint32_t w = 0; w < 2; w++)
+		ck_assert_int_eq(team.members[w].status, PSGD_ERR_MISMATCH);
+}
+END_TEST
+
 static psgd_status desert(struct member *me, void *user)
 {
 	struct grads g;
@@ -311,6 +351,7 @@ static Suite *suite(void)
 	tcase_set_timeout(c, 60);
 	tcase_add_test(c, different_parameters_are_named);
 	tcase_add_test(c, different_buckets_are_named);
+	tcase_add_test(c, swapped_buckets_are_found);
 	tcase_add_test(c, a_lost_peer_is_named);
 	tcase_add_test(c, submit_returns_at_once);
 	tcase_add_test(c, abort_from_another_thread);

@@ -253,7 +253,7 @@ START_TEST(test_open)
 	ck_assert_int_eq(open_gloo(&alone, o, reason, sizeof(reason)), PSGD_ERR_TRANSPORT);
 	o = good;
 	o.interface_name = "nosuch0";
-	ck_assert_int_eq(open_gloo(&alone, o, reason, sizeof(reason)), PSGD_ERR_TRANSPORT);
+	ck_assert_int_eq(open_gloo(&alone, o, reason, sizeof(reason)), PSGD_ERR_IO);
 	ck_assert_ptr_nonnull(strstr(reason, "nosuch0"));
 
 	ck_assert_int_eq(open_gloo(&broken, good, reason, sizeof(reason)), PSGD_ERR_PEER_LOST);
