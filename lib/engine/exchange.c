@@ -49,6 +49,9 @@ psgd_status psgd__finish_exchange(struct psgd_exchange *x)
 {
 	if (x->kind == PSGD__CONTROL)
 		x->session->open_controls--;
+	/* Now: when the exchange has left the queue, the driver thread may look at the blocks. */
+	psgd__message_release(x->session, x->memory);
+	x->memory = NULL;
 	x->all_sent = true;
 	x->done = true;
 	return PSGD_OK;
