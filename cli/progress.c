@@ -99,11 +99,11 @@ static const char *ms(char to[16], double value)
 
 /*
  * The rank's place in the text is returned for the terminal. What does not fit in `width` columns
- * (0: no limit) is left out: first the parts of an iteration, then the bytes, then the test.
+ * (0: no limit) is left out: first the parts of an iteration, then the bytes, the test, the loss.
  */
 static size_t compose(const struct state *s, int width, char *out, size_t bytes, size_t *rank_begin)
 {
-	char split[128], wire[40];
+	char split[128], wire[40], loss[24];
 	char head[160], epochs[24] = "", test[24] = "", rank[24], sent[24], eta[24], t[5][16];
 	size_t rank_length;
 
@@ -113,8 +113,8 @@ static size_t compose(const struct state *s, int width, char *out, size_t bytes,
 		rank_length = (size_t)snprintf(rank, sizeof(rank), "r=%.0f", s->rank);
 	else
 		rank_length = (size_t)snprintf(rank, sizeof(rank), "dense");
-	for (int leave = 0; leave <= 3; leave++) {
-		split[0] = wire[0] = test[0] = '\0';
+	for (int leave = 0; leave <= 4; leave++) {
+		split[0] = wire[0] = test[0] = loss[0] = '\0';
 		if (leave < 1)
 			snprintf(split, sizeof(split),
 				" (compute %s | compress %s | comm %s | decompress %s)",
@@ -125,9 +125,10 @@ static size_t compose(const struct state *s, int width, char *out, size_t bytes,
 				cli_bytes_text(sent, sizeof(sent), s->sent_bytes));
 		if (leave < 3 && !isnan(s->test_accuracy))
 			snprintf(test, sizeof(test), "  test %.1f%%", s->test_accuracy);
-		snprintf(head, sizeof(head),
-			"epoch %.0f%s  iter %.0f/%.0f  acc %.1f%%%s  loss %.3g  ", s->epoch, epochs,
-			s->iteration, s->total, s->accuracy, test, s->loss);
+		if (leave < 4)
+			snprintf(loss, sizeof(loss), "  loss %.3g", s->loss);
+		snprintf(head, sizeof(head), "epoch %.0f%s  iter %.0f/%.0f  acc %.1f%%%s%s  ",
+			s->epoch, epochs, s->iteration, s->total, s->accuracy, test, loss);
 		snprintf(out, bytes, "%s%s  %s ms/it%s%s  ETA %s", head, rank, ms(t[0], s->ms),
 			split, wire, duration(eta, sizeof(eta), s->eta_s));
 		if (!width || strlen(out) < (size_t)width)
