@@ -11,8 +11,8 @@ packages=(
     libcyaml-dev libyaml-dev libjansson-dev libssl-dev librandom123-dev libxxhash-dev zlib1g-dev
     # data of the quickstart
     dataset-fashion-mnist
-    # tests: framework, checks of the tree, the second compiler, socket counters, processes
-    check python3 clang-14 clang-format-14 iproute2 procps
+    # tests: framework, checks of the tree, the second compiler
+    check python3 clang-14 clang-format-14
 )
 
 if ! command -v dpkg-query >/dev/null; then
