@@ -8,43 +8,24 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cifar.h"
 #include "idx.h"
 #include "synthetic.h"
 
 /* Where a data set's files are, and how it is normalised. */
 struct source {
 	const char *name;
-	const char *root;      /* without dataset.root; NULL: it must be given */
-	const char *package;   /* Debian's, that fills it */
-	size_t side;	       /* of its images; 0: whatever the files say */
-	float mean, deviation; /* deviation 0: computed from the training images */
+	const char *root;	  /* without dataset.root; NULL: it must be given */
+	const char *package;	  /* Debian's, that fills it */
+	struct image_shape shape; /* of its images; zeros: whatever the files say */
+	/*
+	 * Of its training images, in 0 .. 1. A known set has the numbers that are published for
+	 * it, so that a limit on samples does not change what a net sees. Zeros: computed.
+	 */
+	double mean[DATA_MAX_CHANNELS], deviation[DATA_MAX_CHANNELS];
+	psgd_status (*load)(const struct source *source, const struct psgd_config_dataset *config,
+		unsigned classes, uint64_t seed, struct data *out, struct image_error *error);
 };
-
-static const struct source sources[] = {
-	{"fashion-mnist", "/usr/share/datasets/fashion-mnist", "dataset-fashion-mnist", 28, 0.2860f,
-		0.3530f},
-	{"mnist", NULL, NULL, 28, 0.1307f, 0.3081f},
-	{"idx", NULL, NULL, 0, 0.0f, 0.0f},
-	{"synthetic", NULL, NULL, SYNTHETIC_SIDE, 0.0f, 0.0f},
-};
-
-static bool is_synthetic(const struct source *source)
-{
-	return strcmp(source->name, "synthetic") == 0;
-}
-
-static psgd_status source_find(
-	const char *name, const struct source **out, struct image_error *error)
-{
-	for (size_t i = 0; i < sizeof(sources) / sizeof(sources[0]); i++) {
-		*out = &sources[i];
-		if (strcmp(name, sources[i].name) == 0)
-			return PSGD_OK;
-	}
-	*out = NULL;
-	return image_fail(error, PSGD_ERR_CONFIG,
-		"dataset.name '%s' is not one of: fashion-mnist, mnist, idx, synthetic", name);
-}
 
 /* The path of one of the four files: with .gz, or without. */
 static psgd_status find_file(const struct source *source, const char *root, const char *file,
@@ -104,23 +85,24 @@ static psgd_status split_read(const struct source *source, const char *root, con
 	return PSGD_OK;
 }
 
-static psgd_status files_load(const struct source *source, const struct psgd_config_dataset *config,
-	unsigned classes, struct data *out, struct image_error *error)
+static psgd_status idx_load(const struct source *source, const struct psgd_config_dataset *config,
+	unsigned classes, uint64_t seed, struct data *out, struct image_error *error)
 {
+	size_t rows = source->shape.rows, cols = source->shape.cols;
 	struct idx train, test;
 	psgd_status status;
 
+	(void)seed;
 	status = split_read(source, config->root, "train", config->train_limit, classes,
 		&out->train, &train, error);
 	if (status)
 		return status;
-	out->rows = train.rows;
-	out->cols = train.cols;
-	if (source->side && (train.rows != source->side || train.cols != source->side))
+	out->shape = (struct image_shape){train.rows, train.cols, 1};
+	if (rows && (train.rows != rows || train.cols != cols))
 		return image_fail(error, PSGD_ERR_CONFIG,
 			"dataset.name '%s' has images of %zu x %zu pixels, its files %zu x %zu: "
 			"use 'idx'",
-			source->name, source->side, source->side, train.rows, train.cols);
+			source->name, rows, cols, train.rows, train.cols);
 	status = split_read(source, config->root, "t10k", config->test_limit, classes, &out->test,
 		&test, error);
 	if (!status && (test.rows != train.rows || test.cols != train.cols))
@@ -130,28 +112,84 @@ static psgd_status files_load(const struct source *source, const struct psgd_con
 	return status;
 }
 
-/* Exact sums: the same numbers on every worker. */
-static void normalise(struct data *data, double mean, double deviation)
+static psgd_status cifar_load(const struct source *source, const struct psgd_config_dataset *config,
+	unsigned classes, uint64_t seed, struct data *out, struct image_error *error)
 {
-	if (deviation <= 0.0) {
-		size_t n = data->train.count * data->rows * data->cols;
-		uint64_t histogram[256] = {0};
-		double sum = 0.0, square = 0.0;
+	const struct cifar_format *format = strcmp(source->name, cifar100_format.name) == 0
+						    ? &cifar100_format
+						    : &cifar10_format;
 
-		for (size_t i = 0; i < n; i++)
-			histogram[data->train.images[i]]++;
-		for (int v = 0; v < 256; v++) {
-			sum += (double)histogram[v] * v;
-			square += (double)histogram[v] * v * v;
-		}
-		mean = sum / (double)n;
-		deviation = sqrt(fmax(square / (double)n - mean * mean, 0.0)) / 255.0;
-		mean /= 255.0;
+	(void)seed;
+	return cifar_read(format, config->root ? config->root : source->root, config->train_limit,
+		config->test_limit, classes, out, error);
+}
+
+static psgd_status synthetic_load(const struct source *source,
+	const struct psgd_config_dataset *config, unsigned classes, uint64_t seed, struct data *out,
+	struct image_error *error)
+{
+	(void)source;
+	return synthetic_fill(out, classes, seed, config->train_limit, config->test_limit, error);
+}
+
+static const struct source sources[] = {
+	{"fashion-mnist", "/usr/share/datasets/fashion-mnist", "dataset-fashion-mnist", {28, 28, 1},
+		{0.2860}, {0.3530}, idx_load},
+	{"mnist", NULL, NULL, {28, 28, 1}, {0.1307}, {0.3081}, idx_load},
+	{"idx", NULL, NULL, {0}, {0}, {0}, idx_load},
+	{"cifar10", "data", NULL, {CIFAR_SIDE, CIFAR_SIDE, CIFAR_CHANNELS},
+		{0.4914, 0.4822, 0.4465}, {0.2470, 0.2435, 0.2616}, cifar_load},
+	{"cifar100", "data", NULL, {CIFAR_SIDE, CIFAR_SIDE, CIFAR_CHANNELS},
+		{0.5071, 0.4867, 0.4408}, {0.2675, 0.2565, 0.2761}, cifar_load},
+	{"synthetic", NULL, NULL, {SYNTHETIC_SIDE, SYNTHETIC_SIDE, 1}, {0}, {0}, synthetic_load},
+};
+
+static psgd_status source_find(
+	const char *name, const struct source **out, struct image_error *error)
+{
+	for (size_t i = 0; i < sizeof(sources) / sizeof(sources[0]); i++) {
+		*out = &sources[i];
+		if (strcmp(name, sources[i].name) == 0)
+			return PSGD_OK;
 	}
-	if (deviation <= 0.0)
-		deviation = 1.0; /* all pixels alike */
-	data->scale = (float)(1.0 / (255.0 * deviation));
-	data->shift = (float)(-mean / deviation);
+	*out = NULL;
+	return image_fail(error, PSGD_ERR_CONFIG,
+		"dataset.name '%s' is not one of: fashion-mnist, mnist, idx, cifar10, cifar100, "
+		"synthetic",
+		name);
+}
+
+/* Of one channel of the training images, in 0 .. 1. Exact sums: the same on every worker. */
+static void measure(const struct data *data, size_t channel, double *mean, double *deviation)
+{
+	size_t step = data->shape.channels, n = data->train.count * image_values(&data->shape);
+	uint64_t histogram[256] = {0};
+	double sum = 0.0, square = 0.0;
+
+	for (size_t i = channel; i < n; i += step)
+		histogram[data->train.images[i]]++;
+	n /= step;
+	for (int v = 0; v < 256; v++) {
+		sum += (double)histogram[v] * v;
+		square += (double)histogram[v] * v * v;
+	}
+	*mean = sum / (double)n;
+	*deviation = sqrt(fmax(square / (double)n - *mean * *mean, 0.0)) / 255.0;
+	*mean /= 255.0;
+	if (*deviation <= 0.0)
+		*deviation = 1.0; /* all pixels alike */
+}
+
+static void normalise(const struct source *source, struct data *data)
+{
+	for (size_t c = 0; c < data->shape.channels; c++) {
+		double mean = source->mean[c], deviation = source->deviation[c];
+
+		if (deviation <= 0.0)
+			measure(data, c, &mean, &deviation);
+		data->scale[c] = (float)(1.0 / (255.0 * deviation));
+		data->shift[c] = (float)(-mean / deviation);
+	}
 }
 
 psgd_status data_load(const struct psgd_config_dataset *config, unsigned classes, uint64_t seed,
@@ -163,15 +201,11 @@ psgd_status data_load(const struct psgd_config_dataset *config, unsigned classes
 	*out = (struct data){0};
 	if (status)
 		return status;
-	if (is_synthetic(source))
-		status = synthetic_fill(
-			out, classes, seed, config->train_limit, config->test_limit, error);
-	else
-		status = files_load(source, config, classes, out, error);
+	status = source->load(source, config, classes, seed, out, error);
 	if (status)
 		data_free(out);
 	else
-		normalise(out, source->mean, source->deviation);
+		normalise(source, out);
 	return status;
 }
 
@@ -184,7 +218,7 @@ void data_free(struct data *data)
 	*data = (struct data){0};
 }
 
-psgd_status data_image_size(const struct psgd_config_dataset *config, size_t *rows, size_t *cols,
+psgd_status data_image_shape(const struct psgd_config_dataset *config, struct image_shape *shape,
 	struct image_error *error)
 {
 	const struct source *source;
@@ -194,31 +228,82 @@ psgd_status data_image_size(const struct psgd_config_dataset *config, size_t *ro
 
 	if (status)
 		return status;
-	*rows = *cols = source->side;
-	if (source->side)
+	*shape = source->shape;
+	if (shape->rows)
 		return PSGD_OK;
 	status = find_file(source, config->root, "train-images-idx3-ubyte", path, error);
 	if (!status)
 		status = idx_read_image_size(path, &header, error);
-	if (!status) {
-		*rows = header.rows;
-		*cols = header.cols;
-	}
+	if (!status)
+		*shape = (struct image_shape){header.rows, header.cols, 1};
 	return status;
 }
 
-void data_gather(const struct data *data, const struct split *split, const uint32_t *indices,
-	size_t n, float *images, uint8_t *labels)
+size_t image_values(const struct image_shape *shape)
 {
-	size_t pixels = data->rows * data->cols;
-	float scale = data->scale, shift = data->shift;
+	return shape->rows * shape->cols * shape->channels;
+}
+
+/* n pixels; mirrored, the first of them goes to the end. */
+static void gather_pixels(
+	const struct data *data, const uint8_t *from, size_t n, bool mirror, float *to)
+{
+	size_t channels = data->shape.channels;
 
 	for (size_t i = 0; i < n; i++) {
-		const uint8_t *from = split->images + (size_t)indices[i] * pixels;
-		float *to = images + i * pixels;
+		float *pixel = to + (mirror ? n - 1 - i : i) * channels;
 
-		for (size_t j = 0; j < pixels; j++)
-			to[j] = (float)from[j] * scale + shift;
+		for (size_t c = 0; c < channels; c++)
+			pixel[c] = (float)from[i * channels + c] * data->scale[c] + data->shift[c];
+	}
+}
+
+static void gather_black(const struct data *data, size_t n, float *to)
+{
+	for (size_t i = 0; i < n; i++)
+		for (size_t c = 0; c < data->shape.channels; c++)
+			*to++ = data->shift[c];
+}
+
+/* The part of a row that a crop keeps, between black pixels. */
+static void gather_row(
+	const struct data *data, const uint8_t *from, int offset, bool mirror, float *to)
+{
+	size_t cols = data->shape.cols, channels = data->shape.channels;
+	size_t black = (size_t)abs(offset) < cols ? (size_t)abs(offset) : cols;
+	size_t kept = cols - black;
+	bool black_first = (offset < 0) != mirror;
+
+	gather_black(data, black, to + (black_first ? 0 : kept * channels));
+	gather_pixels(data, from + (offset > 0 ? black * channels : 0), kept, mirror,
+		to + (black_first ? black * channels : 0));
+}
+
+static void gather_image(
+	const struct data *data, const uint8_t *from, struct augment change, float *to)
+{
+	size_t row = data->shape.cols * data->shape.channels;
+
+	for (size_t r = 0; r < data->shape.rows; r++) {
+		/* Above the image it is beyond any size, too. */
+		size_t source = r + (size_t)change.rows;
+
+		if (source < data->shape.rows)
+			gather_row(data, from + source * row, change.cols, change.mirror,
+				to + r * row);
+		else
+			gather_black(data, data->shape.cols, to + r * row);
+	}
+}
+
+void data_gather(const struct data *data, const struct split *split, const uint32_t *indices,
+	const struct augment *changes, size_t n, float *images, uint8_t *labels)
+{
+	size_t values = image_values(&data->shape);
+
+	for (size_t i = 0; i < n; i++) {
+		gather_image(data, split->images + indices[i] * values,
+			changes ? changes[i] : (struct augment){0}, images + i * values);
 		labels[i] = split->labels[indices[i]];
 	}
 }

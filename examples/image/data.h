@@ -2,20 +2,28 @@
 #ifndef IMAGE_DATA_H
 #define IMAGE_DATA_H
 
+#include "augment.h"
 #include "error.h"
 
 #include <psgd/experiment/config.h>
 
+#define DATA_MAX_CHANNELS 3
+
+struct image_shape {
+	size_t rows, cols, channels; /* channels: 1 (grey) or 3 (red, green, blue) */
+};
+
 struct split {
-	uint8_t *images; /* count x rows x cols */
+	uint8_t *images; /* count x rows x cols x channels */
 	uint8_t *labels;
 	size_t count;
 };
 
 struct data {
 	struct split train, test;
-	size_t rows, cols;
-	float scale, shift; /* value = byte * scale + shift has mean 0 and deviation 1 */
+	struct image_shape shape;
+	/* value = byte * scale + shift has mean 0 and deviation 1 in each channel */
+	float scale[DATA_MAX_CHANNELS], shift[DATA_MAX_CHANNELS];
 };
 
 /*
@@ -27,12 +35,17 @@ psgd_status data_load(const struct psgd_config_dataset *config, unsigned classes
 	struct data *out, struct image_error *error);
 void data_free(struct data *data);
 
-/* The size of an image, as data_load would find it; reads no more than a header. */
-psgd_status data_image_size(const struct psgd_config_dataset *config, size_t *rows, size_t *cols,
+/* The shape of an image, as data_load would find it; reads no more than a header. */
+psgd_status data_image_shape(const struct psgd_config_dataset *config, struct image_shape *shape,
 	struct image_error *error);
 
-/* Samples picked by `indices`, normalised, one after the other. */
+size_t image_values(const struct image_shape *shape); /* rows * cols * channels */
+
+/*
+ * Samples picked by `indices`, normalised, one after the other as rows x cols x channels.
+ * changes: what is done to each; NULL: nothing.
+ */
 void data_gather(const struct data *data, const struct split *split, const uint32_t *indices,
-	size_t n, float *images, uint8_t *labels);
+	const struct augment *changes, size_t n, float *images, uint8_t *labels);
 
 #endif

@@ -17,8 +17,8 @@ static psgd_status evaluate_range(
 			return image_fail(trainer->error, PSGD_ERR_NOMEM, "%s", net->error.text);
 		for (size_t i = 0; i < n; i++)
 			trainer->indices[i] = (uint32_t)(begin + i);
-		data_gather(&trainer->data, &trainer->data.test, trainer->indices, n, plan->input,
-			trainer->labels);
+		data_gather(&trainer->data, &trainer->data.test, trainer->indices, NULL, n,
+			plan->input, trainer->labels);
 		status = net_forward(net, plan, trainer->worker0_running);
 		if (status)
 			return image_fail(trainer->error, status, "%s", net->error.text);

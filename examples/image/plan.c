@@ -47,17 +47,18 @@ psgd_status plan_print(FILE *out, const char *config_path, const char *const *ov
 {
 	struct psgd_config *config;
 	struct net net = {0};
-	size_t rows, cols;
+	struct image_shape shape;
 	psgd_status status;
 
 	status = psgd_config_load(
 		config_path, overrides, n_overrides, &config, error->text, sizeof(error->text));
 	if (status)
 		return status;
-	status = data_image_size(&config->dataset, &rows, &cols, error);
+	status = data_image_shape(&config->dataset, &shape, error);
 	if (!status)
 		status = model_build(&net, NULL, config->model.name,
-			&(struct nn_shape){0, 1, (int64_t)rows, (int64_t)cols},
+			&(struct nn_shape){0, (int64_t)shape.channels, (int64_t)shape.rows,
+				(int64_t)shape.cols},
 			config->model.num_classes, config->seed, error);
 	if (!status) {
 		print_tensors(out, &net);

@@ -49,10 +49,13 @@ void sampler_start(struct sampler *sampler, uint64_t epoch)
 	}
 }
 
+size_t sampler_position(const struct sampler *sampler, size_t iteration, size_t i)
+{
+	return (iteration * sampler->batch + i) * sampler->n_workers + sampler->worker;
+}
+
 void sampler_batch(const struct sampler *sampler, size_t iteration, uint32_t *indices)
 {
-	const uint32_t *global = sampler->order + iteration * sampler->batch * sampler->n_workers;
-
 	for (size_t i = 0; i < sampler->batch; i++)
-		indices[i] = global[i * sampler->n_workers + sampler->worker];
+		indices[i] = sampler->order[sampler_position(sampler, iteration, i)];
 }

@@ -28,6 +28,9 @@ void sampler_finish(struct sampler *sampler);
 
 void sampler_start(struct sampler *sampler, uint64_t epoch);
 
+/* Of the worker's sample i of an iteration, in the epoch's permutation. */
+size_t sampler_position(const struct sampler *sampler, size_t iteration, size_t i);
+
 /* The worker's batch in iteration 0 .. iterations-1 of the epoch that was started. */
 void sampler_batch(const struct sampler *sampler, size_t iteration, uint32_t *indices);
 

@@ -63,7 +63,7 @@ psgd_status synthetic_fill(struct data *out, unsigned classes, uint64_t seed, si
 	size_t test = test_limit && test_limit < SYNTHETIC_TEST ? test_limit : SYNTHETIC_TEST;
 	psgd_status status;
 
-	out->rows = out->cols = SYNTHETIC_SIDE;
+	out->shape = (struct image_shape){SYNTHETIC_SIDE, SYNTHETIC_SIDE, 1};
 	status = split_fill(&out->train, train, TRAIN, classes, seed, error);
 	if (!status)
 		status = split_fill(&out->test, test, TEST, classes, seed, error);

@@ -35,7 +35,9 @@ static uint64_t params_hash(const struct net *net)
 
 static psgd_status build_net(struct trainer *t)
 {
-	struct nn_shape in = {0, 1, (int64_t)t->data.rows, (int64_t)t->data.cols};
+	const struct image_shape *shape = &t->data.shape;
+	struct nn_shape in = {
+		0, (int64_t)shape->channels, (int64_t)shape->rows, (int64_t)shape->cols};
 	psgd_status status = nn_open(t->config->threads, &t->nn, t->error);
 
 	if (!status)
@@ -58,6 +60,11 @@ static psgd_status alloc_buffers(struct trainer *t)
 	t->labels = calloc(largest, 1);
 	t->momentum = calloc(t->net.n_params, sizeof(float));
 	t->worker0_running = calloc(t->net.n_running + 1, sizeof(float));
+	if (strcmp(t->config->dataset.augment, "crop_flip") == 0) {
+		t->changes = calloc(batch, sizeof(*t->changes));
+		if (!t->changes)
+			return image_fail(t->error, PSGD_ERR_NOMEM, "out of memory");
+	}
 	if (!t->indices || !t->labels || !t->momentum || !t->worker0_running)
 		return image_fail(t->error, PSGD_ERR_NOMEM, "out of memory");
 	return PSGD_OK;
@@ -114,6 +121,7 @@ static void trainer_finish(struct trainer *t)
 	calibration_finish(&t->calibration);
 	free(t->worker0_running);
 	free(t->momentum);
+	free(t->changes);
 	free(t->labels);
 	free(t->indices);
 	net_free(&t->net);
@@ -122,14 +130,25 @@ static void trainer_finish(struct trainer *t)
 	data_free(&t->data);
 }
 
+static void load_batch(struct trainer *t, size_t iteration)
+{
+	size_t batch = t->sampler.batch;
+
+	sampler_batch(&t->sampler, iteration, t->indices);
+	for (size_t i = 0; t->changes && i < batch; i++)
+		t->changes[i] =
+			augment_draw(t->augment_key, sampler_position(&t->sampler, iteration, i));
+	data_gather(
+		&t->data, &t->data.train, t->indices, t->changes, batch, t->plan->input, t->labels);
+}
+
 /* Forward, loss, backward; buckets leave while backward goes on. */
 static psgd_status compute(struct trainer *t, size_t i, struct loss *loss)
 {
 	size_t batch = t->sampler.batch;
 	psgd_status status;
 
-	sampler_batch(&t->sampler, i, t->indices);
-	data_gather(&t->data, &t->data.train, t->indices, batch, t->plan->input, t->labels);
+	load_batch(t, i);
 	t->net.error.text[0] = 0;
 	status = net_forward(&t->net, t->plan, NULL);
 	if (status)
@@ -254,6 +273,7 @@ static psgd_status train_epoch(struct trainer *t, unsigned epoch)
 	t->grad_norm_sum = 0.0;
 	t->grad_norms = 0;
 	sampler_start(&t->sampler, epoch);
+	t->augment_key = augment_key(t->config->seed, epoch);
 	/* What lies between two epochs is no step's compute time. */
 	status = psgd_session_begin_step(t->session);
 	if (status)

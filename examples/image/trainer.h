@@ -28,6 +28,8 @@ struct trainer {
 	struct calibration calibration;
 	uint32_t *indices; /* of a batch, of training or evaluation */
 	uint8_t *labels;
+	struct augment *changes; /* of a training batch; NULL: images are left as they are */
+	uint64_t augment_key;	 /* of the epoch */
 	float *momentum;
 	float *worker0_running; /* worker 0's batch norm statistics, for evaluation */
 

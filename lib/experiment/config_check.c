@@ -49,6 +49,30 @@ static psgd_status derive_name(struct psgd__doc *doc, struct psgd_config *config
 	return PSGD_OK;
 }
 
+static psgd_status set_text(char **text, const char *value)
+{
+	char *copy = psgd__strdup(value);
+
+	if (!copy)
+		return PSGD_ERR_NOMEM;
+	free(*text);
+	*text = copy;
+	return PSGD_OK;
+}
+
+/* Photographs are augmented unless the file says otherwise; the other sets are not. */
+static psgd_status derive_dataset(struct psgd__doc *doc, struct psgd_config_dataset *dataset)
+{
+	bool photographs;
+
+	if (strcmp(dataset->name, "cifar") == 0)
+		PSGD__TRY(set_text(&dataset->name, "cifar10"));
+	photographs = strncmp(dataset->name, "cifar", strlen("cifar")) == 0;
+	if (given(doc, "dataset.augment"))
+		return PSGD_OK;
+	return set_text(&dataset->augment, photographs ? "crop_flip" : "none");
+}
+
 psgd_status psgd__config_derive(struct psgd__doc *doc, struct psgd_config *config, const char *name)
 {
 	struct psgd_config_compression *c = &config->compression;
@@ -72,6 +96,7 @@ psgd_status psgd__config_derive(struct psgd__doc *doc, struct psgd_config *confi
 		net->egress_mbps = net->bandwidth_mbps;
 	if (!given(doc, "network_limits.ingress_mbps"))
 		net->ingress_mbps = net->egress_mbps;
+	PSGD__TRY(derive_dataset(doc, &config->dataset));
 	return config->name ? PSGD_OK : derive_name(doc, config, name);
 }
 

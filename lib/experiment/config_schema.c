@@ -30,6 +30,7 @@ static const cyaml_schema_field_t model_fields[] = {
 static const cyaml_schema_field_t dataset_fields[] = {
 	TEXT(struct psgd_config_dataset, name),
 	TEXT(struct psgd_config_dataset, root),
+	TEXT(struct psgd_config_dataset, augment),
 	UINT(struct psgd_config_dataset, batch_size),
 	UINT(struct psgd_config_dataset, train_limit),
 	UINT(struct psgd_config_dataset, test_limit),
@@ -199,8 +200,10 @@ static const struct psgd__key keys[] = {
 	{"model.name", NULL, 0, 0, REQUIRED, "mlp, cnn"},
 	{"model.num_classes", "10", 1, 1e6, 0, NULL},
 
-	{"dataset.name", NULL, 0, 0, REQUIRED, "fashion-mnist, mnist, idx, synthetic"},
+	{"dataset.name", NULL, 0, 0, REQUIRED,
+		"fashion-mnist, mnist, idx, cifar10, cifar, cifar100, synthetic"},
 	{"dataset.root", NULL, 0, 0, 0, NULL},
+	{"dataset.augment", NULL, 0, 0, 0, "none, crop_flip"},
 	{"dataset.batch_size", NULL, 1, 0, REQUIRED, NULL},
 	{"dataset.train_limit", "0", 0, 0, 0, NULL},
 	{"dataset.test_limit", "0", 0, 0, 0, NULL},

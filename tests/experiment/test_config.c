@@ -21,6 +21,7 @@ START_TEST(default_top_and_training)
 	SAME(c->threads, 1);
 	SAME(c->model.num_classes, 10);
 	ck_assert_ptr_null(c->dataset.root);
+	ck_assert_str_eq(c->dataset.augment, "none");
 	SAME(c->dataset.train_limit, 0);
 	SAME(c->dataset.test_limit, 0);
 	SAME(c->training.max_iterations, 0);

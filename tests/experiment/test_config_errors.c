@@ -82,8 +82,10 @@ static const struct refusal words[] = {
 		"override 'training.nesterov=1': expected true or false, got '1'"},
 	{"", "model.name=resnet18",
 		"override 'model.name=resnet18': expected one of mlp, cnn, got 'resnet18'"},
-	{"", "dataset.name=cifar", "override 'dataset.name=cifar': expected one of "
-		"fashion-mnist, mnist, idx, synthetic, got 'cifar'"},
+	{"", "dataset.name=cifar1000", "override 'dataset.name=cifar1000': expected one of "
+		"fashion-mnist, mnist, idx, cifar10, cifar, cifar100, synthetic, got 'cifar1000'"},
+	{"", "dataset.augment=flip",
+		"override 'dataset.augment=flip': expected one of none, crop_flip, got 'flip'"},
 	{"", "dataset.name=idx", "override 'dataset.name=idx': idx needs dataset.root"},
 	{"", "training.scheduler=multi", "override 'training.scheduler=multi': expected one of "
 		"none, step, multistep, cosine, got 'multi'"},

@@ -22,24 +22,25 @@ START_TEST(test_load)
 	float pixels[2 * 24];
 	uint8_t labels[2];
 	struct data data;
-	size_t rows, cols;
+	struct image_shape shape;
 
 	ck_assert_int_eq(load(&data), PSGD_OK);
 	ck_assert_uint_eq(data.train.count, 12);
 	ck_assert_uint_eq(data.test.count, 5);
-	ck_assert_uint_eq(data.rows, 4);
-	ck_assert_uint_eq(data.cols, 6);
-	data_gather(&data, &data.train, picked, 2, pixels, labels);
+	ck_assert_uint_eq(data.shape.rows, 4);
+	ck_assert_uint_eq(data.shape.cols, 6);
+	ck_assert_uint_eq(data.shape.channels, 1);
+	data_gather(&data, &data.train, picked, NULL, 2, pixels, labels);
 	ck_assert_uint_eq(labels[0], 1);
 	ck_assert_uint_eq(labels[1], 0);
 	for (uint32_t i = 0; i < 24; i++) {
 		float byte = (float)(uint8_t)((11 * 24 + i) * 37);
 
-		ck_assert_float_eq_tol(pixels[i], byte * data.scale + data.shift, 1e-6f);
+		ck_assert_float_eq_tol(pixels[i], byte * data.scale[0] + data.shift[0], 1e-6f);
 	}
 	data_free(&data);
-	ck_assert_int_eq(data_image_size(&config, &rows, &cols, &error), PSGD_OK);
-	ck_assert(rows == 4 && cols == 6);
+	ck_assert_int_eq(data_image_shape(&config, &shape, &error), PSGD_OK);
+	ck_assert(shape.rows == 4 && shape.cols == 6 && shape.channels == 1);
 }
 END_TEST
 
@@ -54,7 +55,7 @@ START_TEST(test_normalised)
 	ck_assert_int_eq(load(&data), PSGD_OK);
 	for (uint32_t i = 0; i < 12; i++)
 		all[i] = i;
-	data_gather(&data, &data.train, all, 12, pixels, labels);
+	data_gather(&data, &data.train, all, NULL, 12, pixels, labels);
 	for (size_t i = 0; i < 12 * 24; i++) {
 		sum += pixels[i];
 		square += pixels[i] * pixels[i];
@@ -91,7 +92,9 @@ static const struct missing missing[] = {
 	{"mnist", true, "%s/" TRAIN_IMAGES " is missing, with or without .gz: check dataset.root"},
 	{"mnist", false, "dataset.name 'mnist' needs dataset.root, the folder of its idx files"},
 	{"idx", false, "dataset.name 'idx' needs dataset.root, the folder of its idx files"},
-	{"cifar", true, "dataset.name 'cifar' is not one of: fashion-mnist, mnist, idx, synthetic"},
+	{"imagenet", true,
+		"dataset.name 'imagenet' is not one of: fashion-mnist, mnist, idx, cifar10, "
+		"cifar100, synthetic"},
 };
 
 START_TEST(test_missing)
@@ -115,10 +118,10 @@ START_TEST(test_named_size)
 {
 	struct psgd_config_dataset config = {.name = (char[]){"mnist"}, .root = root};
 	struct data data;
-	size_t rows, cols;
+	struct image_shape shape;
 
-	ck_assert_int_eq(data_image_size(&config, &rows, &cols, &error), PSGD_OK);
-	ck_assert(rows == 28 && cols == 28);
+	ck_assert_int_eq(data_image_shape(&config, &shape, &error), PSGD_OK);
+	ck_assert(shape.rows == 28 && shape.cols == 28 && shape.channels == 1);
 	ck_assert_int_eq(data_load(&config, 10, 1, &data, &error), PSGD_ERR_CONFIG);
 	ck_assert_str_eq(error.text, "dataset.name 'mnist' has images of 28 x 28 pixels, its files "
 				     "4 x 6: use 'idx'");

@@ -55,7 +55,7 @@ static double learn(struct learner *l, size_t i)
 	struct loss loss = {0};
 
 	sampler_batch(&l->sampler, i % l->sampler.iterations, l->indices);
-	data_gather(&l->data, &l->data.train, l->indices, BATCH, l->plan->input, l->labels);
+	data_gather(&l->data, &l->data.train, l->indices, NULL, BATCH, l->plan->input, l->labels);
 	ck_assert_int_eq(net_forward(&l->net, l->plan, NULL), PSGD_OK);
 	loss_add(&loss, l->plan->output, l->labels, BATCH, CLASSES, l->plan->diff_start);
 	ck_assert_int_eq(net_backward(&l->net, l->plan, NULL, NULL), PSGD_OK);
@@ -71,7 +71,8 @@ static double test_accuracy(struct learner *l)
 	for (uint32_t begin = 0; begin < l->data.test.count; begin += BATCH) {
 		for (uint32_t i = 0; i < BATCH; i++)
 			l->indices[i] = begin + i;
-		data_gather(&l->data, &l->data.test, l->indices, BATCH, plan->input, l->labels);
+		data_gather(
+			&l->data, &l->data.test, l->indices, NULL, BATCH, plan->input, l->labels);
 		ck_assert_int_eq(net_forward(&l->net, plan, NULL), PSGD_OK);
 		loss_add(&loss, plan->output, l->labels, BATCH, CLASSES, NULL);
 	}

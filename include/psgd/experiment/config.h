@@ -16,9 +16,10 @@ struct psgd_config_model {
 };
 
 struct psgd_config_dataset {
-	char *name; /* fashion-mnist, mnist, idx, synthetic */
-	char *root; /* folder of the four idx files; NULL: the place the data set's package has */
-	unsigned batch_size;		  /* per worker */
+	char *name;	     /* fashion-mnist, mnist, idx, cifar10, cifar100, synthetic */
+	char *root;	     /* folder of its files; NULL: the data set's usual place */
+	char *augment;	     /* none, crop_flip: what training does to its images */
+	unsigned batch_size; /* per worker */
 	unsigned train_limit, test_limit; /* use only the first so many samples; 0: all */
 };
 
