@@ -81,9 +81,11 @@ static void assign_buckets(struct net *net, const struct model *model)
 				net->tensor[i].bucket = rule->bucket;
 }
 
-psgd_status model_build(struct net *net, struct nn *nn, const char *name, const struct nn_shape *in,
-	unsigned classes, uint64_t seed, struct image_error *error)
+psgd_status model_build(struct net *net, struct nn *nn, const struct psgd_config_model *config,
+	const struct nn_shape *in, uint64_t seed, struct image_error *error)
 {
+	const char *name = config->name;
+	unsigned classes = config->num_classes;
 	psgd_status status;
 
 	*net = (struct net){0};

@@ -4,11 +4,13 @@
 
 #include "net.h"
 
+#include <psgd/experiment/config.h>
+
 /*
- * Builds model `name` ("mlp", "cnn") for images of shape `in`. nn NULL: shapes only.
+ * Builds the model of a configuration for images of shape `in`. nn NULL: shapes only.
  * The net is ended by net_free, also on failure. Errors: CONFIG, NOMEM.
  */
-psgd_status model_build(struct net *net, struct nn *nn, const char *name, const struct nn_shape *in,
-	unsigned classes, uint64_t seed, struct image_error *error);
+psgd_status model_build(struct net *net, struct nn *nn, const struct psgd_config_model *config,
+	const struct nn_shape *in, uint64_t seed, struct image_error *error);
 
 #endif

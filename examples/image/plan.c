@@ -56,10 +56,10 @@ psgd_status plan_print(FILE *out, const char *config_path, const char *const *ov
 		return status;
 	status = data_image_shape(&config->dataset, &shape, error);
 	if (!status)
-		status = model_build(&net, NULL, config->model.name,
+		status = model_build(&net, NULL, &config->model,
 			&(struct nn_shape){0, (int64_t)shape.channels, (int64_t)shape.rows,
 				(int64_t)shape.cols},
-			config->model.num_classes, config->seed, error);
+			config->seed, error);
 	if (!status) {
 		print_tensors(out, &net);
 		print_buckets(out, &net);

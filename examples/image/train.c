@@ -41,8 +41,8 @@ static psgd_status build_net(struct trainer *t)
 	psgd_status status = nn_open(t->config->threads, &t->nn, t->error);
 
 	if (!status)
-		status = model_build(&t->net, t->nn, t->config->model.name, &in,
-			t->config->model.num_classes, t->config->seed, t->error);
+		status = model_build(
+			&t->net, t->nn, &t->config->model, &in, t->config->seed, t->error);
 	if (status)
 		return status;
 	t->plan = net_prepare(&t->net, t->config->dataset.batch_size, true);

@@ -24,14 +24,15 @@ struct learner {
 
 static struct image_error error;
 
-static void learner_open(struct learner *l, const char *model, uint64_t seed)
+static void learner_open(struct learner *l, char *name, uint64_t seed)
 {
+	const struct psgd_config_model model = {.name = name, .num_classes = CLASSES};
 	struct psgd_config_dataset config = {.name = (char[]){"synthetic"}};
 	struct nn_shape in = {0, 1, 28, 28};
 
 	ck_assert_int_eq(data_load(&config, CLASSES, seed, &l->data, &error), PSGD_OK);
 	ck_assert_int_eq(nn_open(1, &l->nn, &error), PSGD_OK);
-	ck_assert_int_eq(model_build(&l->net, l->nn, model, &in, CLASSES, seed, &error), PSGD_OK);
+	ck_assert_int_eq(model_build(&l->net, l->nn, &model, &in, seed, &error), PSGD_OK);
 	ck_assert_int_eq(
 		sampler_init(&l->sampler, l->data.train.count, BATCH, 0, 1, seed, &error), PSGD_OK);
 	l->plan = net_prepare(&l->net, BATCH, true);
@@ -79,7 +80,7 @@ static double test_accuracy(struct learner *l)
 	return 100.0 * (double)loss.correct / (double)loss.samples;
 }
 
-static const char *const models[] = {"mlp", "cnn"};
+static char *const models[] = {"mlp", "cnn"};
 
 START_TEST(test_learns)
 {

@@ -17,13 +17,20 @@ static void close_nn(void)
 	nn_close(&nn);
 }
 
-static const char *const model_names[] = {"mlp", "cnn"};
+static char *const model_names[] = {"mlp", "cnn"};
+
+static psgd_status build_named(
+	struct net *net, struct nn *on, char *name, unsigned classes, int64_t side, uint64_t seed)
+{
+	const struct psgd_config_model model = {.name = name, .num_classes = classes};
+	const struct nn_shape in = {0, 1, side, side};
+
+	return model_build(net, on, &model, &in, seed, &error);
+}
 
 static void build_model(struct net *net, int which, uint64_t seed)
 {
-	const struct nn_shape in = {0, 1, 28, 28};
-
-	ck_assert_int_eq(model_build(net, nn, model_names[which], &in, 10, seed, &error), PSGD_OK);
+	ck_assert_int_eq(build_named(net, nn, model_names[which], 10, 28, seed), PSGD_OK);
 }
 
 START_TEST(test_model_init)
@@ -91,10 +98,9 @@ END_TEST
 
 START_TEST(test_model_shapes)
 {
-	const struct nn_shape in = {0, 1, 28, 28}, small = {0, 1, 3, 3};
 	struct net net;
 
-	ck_assert_int_eq(model_build(&net, NULL, "mlp", &in, 10, 1, &error), PSGD_OK);
+	ck_assert_int_eq(build_named(&net, NULL, "mlp", 10, 28, 1), PSGD_OK);
 	ck_assert_uint_eq(net.n_tensors, 6);
 	ck_assert_str_eq(net.tensor[0].name, "fc1.weight");
 	ck_assert_int_eq(net.tensor[0].dims[0], 1024);
@@ -103,11 +109,11 @@ START_TEST(test_model_shapes)
 	ck_assert_int_eq(net.tensor[5].dims[0], 10);
 	ck_assert_ptr_null(net.params);
 	net_free(&net);
-	ck_assert_int_eq(model_build(&net, NULL, "vgg", &in, 10, 1, &error), PSGD_ERR_CONFIG);
+	ck_assert_int_eq(build_named(&net, NULL, "vgg", 10, 28, 1), PSGD_ERR_CONFIG);
 	ck_assert_str_eq(error.text, "model.name 'vgg' is not one of: mlp, cnn");
-	ck_assert_int_eq(model_build(&net, NULL, "mlp", &in, 1, 1, &error), PSGD_ERR_CONFIG);
+	ck_assert_int_eq(build_named(&net, NULL, "mlp", 1, 28, 1), PSGD_ERR_CONFIG);
 	ck_assert_str_eq(error.text, "model.num_classes is 1; labels are bytes: 2 to 256");
-	ck_assert_int_eq(model_build(&net, NULL, "cnn", &small, 10, 1, &error), PSGD_ERR_CONFIG);
+	ck_assert_int_eq(build_named(&net, NULL, "cnn", 10, 3, 1), PSGD_ERR_CONFIG);
 	ck_assert_str_eq(error.text, "model cnn: images are too small to pool");
 	net_free(&net);
 }
