@@ -212,6 +212,7 @@ bool psgd__differing(const double *blocks, size_t block, size_t compared, uint32
 void psgd__record_free(struct psgd__record *record);
 psgd_status psgd__record_interval(
 	psgd_session *s, enum psgd__busy what, int64_t start_ns, int64_t end_ns);
+/* A failure is the session's. */
 psgd_status psgd__record_wait(psgd_session *s, int64_t start_ns, int64_t end_ns);
 psgd_status psgd__record_bucket(struct psgd_exchange *x);
 psgd_status psgd__record_transfer(struct psgd_exchange *x, const struct psgd_transfer *transfer);

@@ -365,7 +365,9 @@ static psgd_status next_of(struct psgd_exchange *x, struct psgd_collective *out)
 		};
 
 		x->in_flight = false;
-		PSGD__TRY(psgd__record_transfer(x, &unknown));
+		status = psgd__record_transfer(x, &unknown);
+		if (status < 0)
+			return psgd__session_fail(s, status, "%s", psgd_status_text(status));
 	}
 	status = psgd__exchange_advance(x, &worked);
 	if (status == PSGD_WANT_COLLECTIVE)

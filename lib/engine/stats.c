@@ -44,7 +44,10 @@ psgd_status psgd__record_wait(psgd_session *s, int64_t start_ns, int64_t end_ns)
 	status = push_interval(
 		&r->waits, &r->n_waits, &r->waits_capacity, PSGD__ON_WIRE, start_ns, end_ns);
 	pthread_mutex_unlock(&s->lock);
-	return status;
+	/* What was waited for has happened here and on the others: it must not be called again. */
+	if (status < 0)
+		return psgd__session_fail(s, status, "%s", psgd_status_text(status));
+	return PSGD_OK;
 }
 
 /* Ranks in use, for the report: of tensors that this bucket really compresses. */
