@@ -1,6 +1,12 @@
 #!/bin/bash
-# Installs by apt what the build, the tests and the quickstart use. Does nothing when all is there.
+# Installs by apt what the build and the quickstart use, and with `tests` also what the tests use.
+# Does nothing when all is there.
+# usage: tools/deps.sh [tests]
 set -euo pipefail
+if [ $# -gt 1 ] || [ "${1:-tests}" != tests ]; then
+    echo "usage: tools/deps.sh [tests]" >&2
+    exit 2
+fi
 
 packages=(
     # build
@@ -9,11 +15,16 @@ packages=(
     libgloo-dev libdnnl-dev
     # configuration, records, rendezvous, random numbers, parameter hash, packed data
     libcyaml-dev libyaml-dev libjansson-dev libssl-dev librandom123-dev libxxhash-dev zlib1g-dev
-    # data of the quickstart
-    dataset-fashion-mnist
-    # tests: framework, checks of the tree, the second compiler
-    check python3 clang-14 clang-format-14
+    # the quickstart: its data, its table
+    dataset-fashion-mnist python3
 )
+test_packages=(
+    # framework, checks of the tree, the second compiler
+    check clang-14 clang-format-14
+    # the hook for PyTorch
+    python3-torch python3-numpy
+)
+[ $# -eq 0 ] || packages+=("${test_packages[@]}")
 
 if ! command -v dpkg-query >/dev/null; then
     echo "deps: this is not Debian; these packages, or what they are called here, must be there:"

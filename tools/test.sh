@@ -35,7 +35,7 @@ done
 begin_total "$build"
 
 say "packages"
-tools/deps.sh || exit 1
+tools/deps.sh tests || exit 1
 
 say "build in $build"
 set_up "$build" "${options[@]}" || exit 1
