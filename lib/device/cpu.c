@@ -5,14 +5,11 @@
 #include "base/base.h"
 
 #define CPU_ALIGN 64
-
-struct cpu_device {
-	struct psgd_device_cpu_options options;
-};
+#define MAX_THREADS 1024
 
 static psgd_status cpu_alloc(void *self, size_t bytes, void **out)
 {
-	struct cpu_device *cpu = self;
+	struct psgd__cpu *cpu = self;
 	size_t whole;
 
 	*out = NULL;
@@ -28,7 +25,7 @@ static psgd_status cpu_alloc(void *self, size_t bytes, void **out)
 
 static void cpu_free(void *self, void *memory, size_t bytes)
 {
-	struct cpu_device *cpu = self;
+	struct psgd__cpu *cpu = self;
 
 	if (!memory)
 		return;
@@ -55,9 +52,17 @@ static psgd_status cpu_zero(void *self, void *dst, size_t bytes, psgd_stream str
 	return PSGD_OK;
 }
 
+static const char *cpu_variant(void *self)
+{
+	return ((struct psgd__cpu *)self)->isa->name;
+}
+
 static void cpu_destroy(void *self)
 {
-	free(self);
+	struct psgd__cpu *cpu = self;
+
+	psgd__pool_close(cpu->pool);
+	free(cpu);
 }
 
 static const struct psgd_device_ops cpu_ops = {
@@ -69,23 +74,34 @@ static const struct psgd_device_ops cpu_ops = {
 	.zero = cpu_zero,
 	.kernels = &psgd__cpu_kernels,
 	.destroy = cpu_destroy,
+	.variant = cpu_variant,
 };
 
 psgd_status psgd_device_cpu(const struct psgd_device_cpu_options *options, struct psgd_device *out)
 {
 	struct psgd_device_cpu_options mine;
-	struct cpu_device *cpu;
+	struct psgd__cpu *cpu;
 
 	if (!out)
 		return PSGD_ERR_INVALID;
 	memset(out, 0, sizeof(*out));
 	PSGD__TRY(psgd__copy_options(&mine, sizeof(mine), options));
-	if (!mine.alloc != !mine.free)
+	if (!mine.alloc != !mine.free || mine.threads > MAX_THREADS ||
+		(mine.without & ~(uint32_t)PSGD_CPU_FEATURES))
 		return PSGD_ERR_INVALID;
 	cpu = psgd__calloc(1, sizeof(*cpu));
 	if (!cpu)
 		return PSGD_ERR_NOMEM;
 	cpu->options = mine;
+	cpu->isa = psgd__cpu_best(mine.without);
+	if (mine.threads > 1) {
+		psgd_status status = psgd__pool_open(mine.threads, &cpu->pool);
+
+		if (status < 0) {
+			free(cpu);
+			return status;
+		}
+	}
 	out->ops = &cpu_ops;
 	out->self = cpu;
 	return PSGD_OK;

@@ -1,304 +1,172 @@
 /*
- * The kernels in plain C. Loops run over PSGD__LANES independent lanes, which a compiler turns into
- * vectors without being allowed to reorder a sum.
- *
- * A group's matrices are walked one after the other, a row (or a few) at a time, so that a row that
- * was read once stays in cache for all r columns.
+ * The table of kernels of the CPU: groups cut into parts for the threads. How they are cut depends
+ * on shapes alone, and no part's values depend on another's.
  */
-#include "device/cpu.h"
-
-#include <math.h>
-#include <string.h>
-
 #include "base/base.h"
 #include "base/philox.h"
+#include "device/cpu.h"
 
-#define LANES PSGD__LANES
-#define STRETCH (LANES * 2)
-#define ROWS 4 /* rows of g that share one pass over q, and columns that share one pass over g */
+#define PART_VALUES (1 << 18) /* of g in a part: 1 MiB */
 
-/* The one reduction tree: halves are added until one lane is left. */
-static float tree(float lane[LANES])
+struct job {
+	const struct psgd__cpu_isa *isa;
+	void (*part)(const struct psgd__matrix *x, int64_t from, int64_t to);
+	const struct psgd__matrix *list;
+	size_t count;
+	bool by_columns;
+};
+
+/* Rows (or columns) of a part of x, a multiple of PSGD__PART. */
+static int64_t part_size(const struct psgd__matrix *x, bool by_columns)
 {
-	for (int width = LANES / 2; width > 0; width /= 2) {
-		for (int i = 0; i < width; i++)
-			lane[i] = lane[i] + lane[i + width];
-	}
-	return lane[0];
+	const int64_t other = by_columns ? x->n : x->m;
+	const int64_t size = PART_VALUES / other / PSGD__PART * PSGD__PART;
+
+	return size > PSGD__PART ? size : PSGD__PART;
 }
 
-static float dot(const float *restrict x, const float *restrict y, int64_t count)
+static size_t part_count(const struct psgd__matrix *x, bool by_columns)
 {
-	float lane[LANES] = {0};
-	int64_t i = 0;
+	const int64_t all = by_columns ? x->m : x->n, size = part_size(x, by_columns);
 
-	for (; i + LANES <= count; i += LANES) {
-		for (int l = 0; l < LANES; l++)
-			lane[l] = lane[l] + x[i + l] * y[i + l];
-	}
-	for (int l = 0; i + l < count; l++)
-		lane[l] = lane[l] + x[i + l] * y[i + l];
-	return tree(lane);
+	return (size_t)((all + size - 1) / size);
 }
 
-/* Four dots that share x: columns c .. c+3 of y, `stride` values apart. */
-static void dot4(const float *restrict x, const float *restrict y, int64_t stride, int64_t count,
-	float out[4])
+static void run_part(void *user, size_t item)
 {
-	float a[LANES] = {0}, b[LANES] = {0}, c[LANES] = {0}, d[LANES] = {0};
-	const float *y1 = y + stride, *y2 = y1 + stride, *y3 = y2 + stride;
-	int64_t i = 0;
+	const struct job *job = user;
+	const struct psgd__matrix *x = job->list;
+	int64_t from, to, size, all;
 
-	for (; i + LANES <= count; i += LANES) {
-		for (int l = 0; l < LANES; l++) {
-			float v = x[i + l];
+	for (size_t parts; item >= (parts = part_count(x, job->by_columns)); x++)
+		item -= parts;
+	size = part_size(x, job->by_columns);
+	all = job->by_columns ? x->m : x->n;
+	from = (int64_t)item * size;
+	to = from + size < all ? from + size : all;
+	job->part(x, from, to);
+}
 
-			a[l] = a[l] + v * y[i + l];
-			b[l] = b[l] + v * y1[i + l];
-			c[l] = c[l] + v * y2[i + l];
-			d[l] = d[l] + v * y3[i + l];
-		}
+static psgd_status run_job(struct psgd__cpu *cpu, const struct job *job)
+{
+	size_t parts = 0;
+
+	if (cpu->pool) {
+		for (size_t k = 0; k < job->count; k++)
+			parts += part_count(&job->list[k], job->by_columns);
+		psgd__pool_run(cpu->pool, run_part, (void *)job, parts);
+		return PSGD_OK;
 	}
-	for (int l = 0; i + l < count; l++) {
-		a[l] = a[l] + x[i + l] * y[i + l];
-		b[l] = b[l] + x[i + l] * y1[i + l];
-		c[l] = c[l] + x[i + l] * y2[i + l];
-		d[l] = d[l] + x[i + l] * y3[i + l];
+	for (size_t k = 0; k < job->count; k++) {
+		const struct psgd__matrix *x = &job->list[k];
+
+		job->part(x, 0, job->by_columns ? x->m : x->n);
 	}
-	out[0] = tree(a);
-	out[1] = tree(b);
-	out[2] = tree(c);
-	out[3] = tree(d);
+	return PSGD_OK;
 }
 
 static psgd_status cpu_absorb_project(
 	void *self, const struct psgd__matrix *list, size_t count, psgd_stream stream)
 {
-	(void)self;
+	struct psgd__cpu *cpu = self;
+
 	(void)stream;
-	for (size_t k = 0; k < count; k++) {
-		const struct psgd__matrix *x = &list[k];
-
-		for (int64_t i = 0; i < x->n; i++) {
-			float *restrict g = x->g + i * x->m;
-			uint32_t c = 0;
-
-			if (x->e) {
-				const float *restrict e = x->e + i * x->m;
-
-				for (int64_t j = 0; j < x->m; j++)
-					g[j] = g[j] + e[j];
-			}
-			for (; c + 4 <= x->r; c += 4) {
-				float v[4];
-
-				dot4(g, x->q + c * x->m, x->m, x->m, v);
-				for (uint32_t d = 0; d < 4; d++)
-					x->p[(c + d) * x->n + i] = v[d];
-			}
-			for (; c < x->r; c++)
-				x->p[c * x->n + i] = dot(g, x->q + c * x->m, x->m);
-		}
-	}
-	return PSGD_OK;
-}
-
-/* col -= (basis . col) basis */
-static void remove_part(const float *restrict basis, float *restrict col, int64_t rows)
-{
-	float s = dot(basis, col, rows);
-
-	for (int64_t i = 0; i < rows; i++)
-		col[i] = col[i] - s * basis[i];
-}
-
-static void normalize(float *col, int64_t rows, float eps)
-{
-	float norm = sqrtf(dot(col, col, rows)) + eps;
-	float inverse;
-
-	if (norm == 0.0f)
-		return;
-	inverse = 1.0f / norm;
-	/* A norm so small that its inverse overflows belongs to a column that is zero in effect. */
-	if (!isfinite(inverse))
-		inverse = 0.0f;
-	for (int64_t i = 0; i < rows; i++)
-		col[i] = col[i] * inverse;
-}
-
-static psgd_status cpu_orthonormalize(
-	void *self, const struct psgd__panel *list, size_t count, float eps, psgd_stream stream)
-{
-	(void)self;
-	(void)stream;
-	for (size_t k = 0; k < count; k++) {
-		const struct psgd__panel *x = &list[k];
-
-		for (uint32_t c = 0; c < x->cols; c++) {
-			float *col = x->data + c * x->rows;
-
-			/* Twice is enough: the second pass removes what rounding left in the first.
-			 */
-			for (int pass = 0; pass < 2; pass++) {
-				for (uint32_t b = 0; b < c; b++)
-					remove_part(x->data + b * x->rows, col, x->rows);
-			}
-			normalize(col, x->rows, eps);
-		}
-	}
-	return PSGD_OK;
-}
-
-/* q[j] += sum over up to ROWS rows of p * g[j], for one column. */
-static void add_rows(float *restrict q, const float *restrict g, int64_t stride, int64_t count,
-	const float p[ROWS])
-{
-	const float *g1 = g + stride, *g2 = g1 + stride, *g3 = g2 + stride;
-
-	for (int64_t j = 0; j < count; j++)
-		q[j] = q[j] + ((p[0] * g[j] + p[1] * g1[j]) + (p[2] * g2[j] + p[3] * g3[j]));
-}
-
-static void back_project_one(const struct psgd__matrix *x)
-{
-	int64_t i = 0;
-
-	memset(x->q, 0, (size_t)x->m * x->r * sizeof(float));
-	for (; i + ROWS <= x->n; i += ROWS) {
-		for (uint32_t c = 0; c < x->r; c++)
-			add_rows(x->q + c * x->m, x->g + i * x->m, x->m, x->m, x->p + c * x->n + i);
-	}
-	for (; i < x->n; i++) {
-		const float *restrict g = x->g + i * x->m;
-
-		for (uint32_t c = 0; c < x->r; c++) {
-			float *restrict q = x->q + c * x->m;
-			float p = x->p[c * x->n + i];
-
-			for (int64_t j = 0; j < x->m; j++)
-				q[j] = q[j] + p * g[j];
-		}
-	}
+	return run_job(cpu, &(struct job){.part = cpu->isa->project, .list = list, .count = count});
 }
 
 static psgd_status cpu_back_project(
 	void *self, const struct psgd__matrix *list, size_t count, psgd_stream stream)
 {
-	(void)self;
+	struct psgd__cpu *cpu = self;
+
 	(void)stream;
-	for (size_t k = 0; k < count; k++)
-		back_project_one(&list[k]);
-	return PSGD_OK;
-}
-
-/* One stretch of a row: at most STRETCH values, in registers for all r columns. */
-static inline __attribute__((always_inline)) void reconstruct_stretch(
-	const struct psgd__matrix *x, int64_t i, int64_t j, int64_t width)
-{
-	float sum[STRETCH] = {0};
-	float *restrict g = x->g + i * x->m + j;
-
-	for (uint32_t c = 0; c < x->r; c++) {
-		const float *restrict q = x->q + c * x->m + j;
-		float p = x->p[c * x->n + i];
-
-		for (int64_t l = 0; l < width; l++)
-			sum[l] = sum[l] + p * q[l];
-	}
-	if (x->e) {
-		float *restrict e = x->e + i * x->m + j;
-
-		for (int64_t l = 0; l < width; l++)
-			e[l] = g[l] - sum[l];
-	}
-	for (int64_t l = 0; l < width; l++)
-		g[l] = sum[l];
+	return run_job(cpu, &(struct job){.part = cpu->isa->back_project,
+				    .list = list,
+				    .count = count,
+				    .by_columns = true});
 }
 
 static psgd_status cpu_reconstruct(
 	void *self, const struct psgd__matrix *list, size_t count, psgd_stream stream)
 {
-	(void)self;
+	struct psgd__cpu *cpu = self;
+
 	(void)stream;
-	for (size_t k = 0; k < count; k++) {
-		const struct psgd__matrix *x = &list[k];
+	return run_job(
+		cpu, &(struct job){.part = cpu->isa->reconstruct, .list = list, .count = count});
+}
 
-		for (int64_t i = 0; i < x->n; i++) {
-			int64_t j = 0;
+struct panels {
+	const struct psgd__cpu_isa *isa;
+	const struct psgd__panel *list;
+	float eps;
+};
 
-			for (; j + STRETCH <= x->m; j += STRETCH)
-				reconstruct_stretch(x, i, j, STRETCH);
-			if (j < x->m)
-				reconstruct_stretch(x, i, j, x->m - j);
-		}
-	}
+static void run_panel(void *user, size_t item)
+{
+	const struct panels *x = user;
+
+	x->isa->orthonormalize(&x->list[item], x->eps);
+}
+
+static psgd_status cpu_orthonormalize(
+	void *self, const struct psgd__panel *list, size_t count, float eps, psgd_stream stream)
+{
+	struct psgd__cpu *cpu = self;
+
+	(void)stream;
+	psgd__pool_run(cpu->pool, run_panel, &(struct panels){cpu->isa, list, eps}, count);
 	return PSGD_OK;
+}
+
+struct axpby {
+	const struct psgd__cpu_isa *isa;
+	int64_t count;
+	const float *x;
+	float *y;
+	float a, b;
+};
+
+static void run_axpby(void *user, size_t item)
+{
+	const struct axpby *v = user;
+	const int64_t from = (int64_t)item * PART_VALUES, left = v->count - from;
+
+	v->isa->axpby(
+		left < PART_VALUES ? left : PART_VALUES, v->a, v->x + from, v->b, v->y + from);
 }
 
 static psgd_status cpu_axpby(
 	void *self, int64_t count, float a, const float *x, float b, float *y, psgd_stream stream)
 {
-	(void)self;
+	struct psgd__cpu *cpu = self;
+
 	(void)stream;
-	if (b == 0.0f) {
-		for (int64_t i = 0; i < count; i++)
-			y[i] = a * x[i];
-	} else {
-		for (int64_t i = 0; i < count; i++)
-			y[i] = a * x[i] + b * y[i];
-	}
+	psgd__pool_run(cpu->pool, run_axpby, &(struct axpby){cpu->isa, count, x, y, a, b},
+		(size_t)((count + PART_VALUES - 1) / PART_VALUES));
 	return PSGD_OK;
-}
-
-static double sum_squares(const float *x, int64_t count)
-{
-	double lane[LANES] = {0};
-	int64_t i = 0;
-
-	for (; i + LANES <= count; i += LANES) {
-		for (int l = 0; l < LANES; l++)
-			lane[l] = lane[l] + (double)x[i + l] * (double)x[i + l];
-	}
-	for (int l = 0; i + l < count; l++)
-		lane[l] = lane[l] + (double)x[i + l] * (double)x[i + l];
-	for (int width = LANES / 2; width > 0; width /= 2) {
-		for (int l = 0; l < width; l++)
-			lane[l] = lane[l] + lane[l + width];
-	}
-	return lane[0];
 }
 
 static psgd_status cpu_sum_squares(
 	void *self, const struct psgd__span *list, size_t count, double *out, psgd_stream stream)
 {
-	(void)self;
+	struct psgd__cpu *cpu = self;
+
 	(void)stream;
 	for (size_t k = 0; k < count; k++)
-		*out += sum_squares(list[k].data, list[k].count);
+		*out += cpu->isa->sum_squares(list[k].data, list[k].count);
 	return PSGD_OK;
 }
 
 static psgd_status cpu_finite(
 	void *self, const struct psgd__span *list, size_t count, int *out, psgd_stream stream)
 {
-	uint32_t bad = 0;
+	struct psgd__cpu *cpu = self;
 
-	(void)self;
 	(void)stream;
-	for (size_t k = 0; k < count; k++) {
-		const float *x = list[k].data;
-
-		/* All exponent bits set: infinity or NaN. Integers, so that the loop is a vector.
-		 */
-		for (int64_t i = 0; i < list[k].count; i++) {
-			uint32_t bits;
-
-			memcpy(&bits, &x[i], sizeof(bits));
-			bad |= (bits & 0x7f800000u) == 0x7f800000u;
-		}
-	}
-	*out = !bad;
+	*out = 1;
+	for (size_t k = 0; k < count && *out; k++)
+		*out = cpu->isa->finite(list[k].data, list[k].count);
 	return PSGD_OK;
 }
 

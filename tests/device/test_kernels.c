@@ -1,55 +1,18 @@
 /*
- * The kernel table against float64: random shapes with odd tails, guard bands around every buffer.
- * With `bench` as argument the same program prints the time of each pass.
+ * The kernel table against float64: random shapes with odd tails, guard bands around every buffer,
+ * every variant. With `bench` as argument the same program times them.
  */
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
-#include "base/base.h"
-#include "base/kernels.h"
 #include "base/philox.h"
-#include "support/random.h"
+#include "device/kernels.h"
 #include "support/suite.h"
 
-#define GUARD 64
-#define GUARD_VALUE 12345.0f
-
-/* A buffer with guard bands before and behind. */
-struct guarded {
-	float *base, *data;
-	size_t n;
-};
-
-static struct guarded guarded(size_t n)
+/* Tests loop over variants first, then over seeds. */
+static const struct psgd_kernels *kernels(struct psgd_device *cpu, int loop)
 {
-	struct guarded g = {calloc(n + 2 * GUARD, sizeof(float)), NULL, n};
-
-	for (size_t i = 0; i < n + 2 * GUARD; i++)
-		g.base[i] = GUARD_VALUE;
-	g.data = g.base + GUARD;
-	return g;
-}
-
-static void guarded_free(struct guarded *g)
-{
-	for (size_t i = 0; i < GUARD; i++) {
-		ck_assert_float_eq(g->base[i], GUARD_VALUE);
-		ck_assert_float_eq(g->data[g->n + i], GUARD_VALUE);
-	}
-	free(g->base);
-}
-
-static void fill(struct guarded *g, struct rng *rng)
-{
-	for (size_t i = 0; i < g->n; i++)
-		g->data[i] = rng_float(rng);
-}
-
-static const struct psgd_kernels *kernels(struct psgd_device *cpu)
-{
-	ck_assert_int_eq(psgd_device_cpu(NULL, cpu), PSGD_OK);
-	return cpu->ops->kernels;
+	return open_variant(&variants[loop % VARIANTS], cpu);
 }
 
 #define MATRICES 3
@@ -177,7 +140,7 @@ START_TEST(three_passes)
 {
 	struct rng rng = {(uint64_t)_i};
 	struct psgd_device cpu;
-	const struct psgd_kernels *table = kernels(&cpu);
+	const struct psgd_kernels *table = kernels(&cpu, _i);
 	struct passes x;
 
 	for (int run = 0; run < 20; run++) {
@@ -218,7 +181,7 @@ START_TEST(orthonormal_columns)
 {
 	struct rng rng = {(uint64_t)_i + 100};
 	struct psgd_device cpu;
-	const struct psgd_kernels *table = kernels(&cpu);
+	const struct psgd_kernels *table = kernels(&cpu, _i);
 
 	for (int run = 0; run < 30; run++) {
 		uint32_t cols = rng_range(&rng, 1, 24), rows = rng_range(&rng, cols, 300);
@@ -246,7 +209,7 @@ END_TEST
 START_TEST(degenerate_columns)
 {
 	struct psgd_device cpu;
-	const struct psgd_kernels *table = kernels(&cpu);
+	const struct psgd_kernels *table = kernels(&cpu, _i);
 	float data[4 * 8] = {0};
 	struct psgd__panel panel = {data, 8, 4, 0};
 
@@ -297,7 +260,7 @@ END_TEST
 START_TEST(fill_is_indexed)
 {
 	struct psgd_device cpu;
-	const struct psgd_kernels *table = kernels(&cpu);
+	const struct psgd_kernels *table = kernels(&cpu, 0);
 	static float whole[1000 * 4], part[1000 * 2];
 	struct psgd__fill all = {whole, 1000, 0, 4, 9, 3};
 	struct psgd__fill last = {part, 1000, 2, 2, 9, 3};
@@ -328,7 +291,7 @@ START_TEST(leading_keeps_span_and_order)
 {
 	struct rng rng = {(uint64_t)_i + 300};
 	struct psgd_device cpu;
-	const struct psgd_kernels *table = kernels(&cpu);
+	const struct psgd_kernels *table = kernels(&cpu, _i);
 
 	for (int run = 0; run < 10; run++) {
 		uint32_t cols = rng_range(&rng, 1, 20), rows = rng_range(&rng, cols, 200);
@@ -363,9 +326,9 @@ END_TEST
 
 START_TEST(small_kernels)
 {
-	struct rng rng = {500};
+	struct rng rng = {500 + (uint64_t)_i};
 	struct psgd_device cpu;
-	const struct psgd_kernels *table = kernels(&cpu);
+	const struct psgd_kernels *table = kernels(&cpu, _i);
 
 	for (int run = 0; run < 40; run++) {
 		size_t n = rng_range(&rng, 1, 200);
@@ -437,6 +400,12 @@ START_TEST(device_options)
 	ck_assert_int_eq(cpu.ops->alloc(cpu.self, SIZE_MAX, &memory), PSGD_ERR_NOMEM);
 	psgd_device_destroy(&cpu);
 	psgd_device_destroy(&cpu);
+	o = PSGD_INIT(psgd_device_cpu_options);
+	o.without = PSGD_CPU_FEATURES + 1;
+	ck_assert_int_eq(psgd_device_cpu(&o, &cpu), PSGD_ERR_INVALID);
+	o.without = 0;
+	o.threads = UINT32_MAX;
+	ck_assert_int_eq(psgd_device_cpu(&o, &cpu), PSGD_ERR_INVALID);
 	ck_assert_int_eq(psgd_device_cpu(NULL, &cpu), PSGD_OK);
 	ck_assert_int_eq(cpu.ops->alloc(cpu.self, 100, &memory), PSGD_OK);
 	ck_assert_uint_eq((uintptr_t)memory % 64, 0);
@@ -445,69 +414,22 @@ START_TEST(device_options)
 }
 END_TEST
 
-static void bench(void)
-{
-	const int64_t n = 1024, m = 1024;
-	struct psgd_device cpu;
-	const struct psgd_kernels *table;
-	struct rng rng = {1};
-
-	if (psgd_device_cpu(NULL, &cpu) < 0)
-		return;
-	table = cpu.ops->kernels;
-	printf("%4s %12s %12s %12s %14s\n", "r", "project_us", "back_us", "reconstruct",
-		"orthonormalize");
-	for (uint32_t r = 0; r <= 16; r = r ? 2 * r : 1) {
-		struct guarded g = guarded((size_t)(n * m)), e = guarded((size_t)(n * m));
-		struct guarded p = guarded((size_t)(n * r)), q = guarded((size_t)(m * r));
-		struct psgd__matrix x = {g.data, e.data, p.data, q.data, n, m, r, 0};
-		struct psgd__panel panel = {p.data, n, r, 0};
-		int64_t best[4] = {INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX};
-
-		fill(&g, &rng);
-		fill(&q, &rng);
-		for (int i = 0; i < 20; i++) {
-			int64_t t[5];
-
-			memset(e.data, 0, e.n * sizeof(float));
-			t[0] = psgd__now_ns();
-			table->absorb_project(cpu.self, &x, 1, NULL);
-			t[1] = psgd__now_ns();
-			table->orthonormalize(cpu.self, &panel, 1, 0.0f, NULL);
-			t[2] = psgd__now_ns();
-			table->back_project(cpu.self, &x, 1, NULL);
-			t[3] = psgd__now_ns();
-			table->reconstruct(cpu.self, &x, 1, NULL);
-			t[4] = psgd__now_ns();
-			for (int k = 0; k < 4; k++)
-				best[k] = t[k + 1] - t[k] < best[k] ? t[k + 1] - t[k] : best[k];
-			fill(&g, &rng);
-		}
-		printf("%4u %12.0f %12.0f %12.0f %14.0f\n", r, (double)best[0] / 1e3,
-			(double)best[2] / 1e3, (double)best[3] / 1e3, (double)best[1] / 1e3);
-		free(g.base);
-		free(e.base);
-		free(p.base);
-		free(q.base);
-	}
-	psgd_device_destroy(&cpu);
-}
-
 static Suite *suite(void)
 {
 	Suite *s = suite_create("kernels");
 	TCase *c = tcase_create("kernels");
 
 	tcase_set_timeout(c, 60);
-	tcase_add_loop_test(c, three_passes, 0, 6);
-	tcase_add_loop_test(c, orthonormal_columns, 0, 4);
-	tcase_add_test(c, degenerate_columns);
+	tcase_add_loop_test(c, three_passes, 0, 4 * VARIANTS);
+	tcase_add_loop_test(c, orthonormal_columns, 0, 2 * VARIANTS);
+	tcase_add_loop_test(c, degenerate_columns, 0, VARIANTS);
 	tcase_add_test(c, philox_known_answers);
 	tcase_add_test(c, fill_is_indexed);
 	tcase_add_loop_test(c, leading_keeps_span_and_order, 0, 4);
-	tcase_add_test(c, small_kernels);
+	tcase_add_loop_test(c, small_kernels, 0, VARIANTS);
 	tcase_add_test(c, device_options);
 	suite_add_tcase(s, c);
+	suite_add_tcase(s, variants_case());
 	return s;
 }
 

@@ -1,0 +1,245 @@
+/*
+ * The passes before an all-reduce, which may sum in any order: P = g Q while g += e, and Q = g^T P.
+ * Compiled for each instruction set, with multiply and add fused.
+ *
+ * Both walk blocks of a few rows, with as many columns of Q as there are registers for, so that
+ * what is loaded is used several times. A tile of columns of g is as wide as its part of Q stays in
+ * the second-level cache, and a block of g in the first when Q's columns take more than one turn.
+ */
+#include <string.h>
+
+#include "device/cpu_isa.h"
+#include "device/cpu_vector.h"
+
+#define ROWS 4
+#define PROJECT_COLS (WIDTH == 16 ? 8 : 2)
+#define BACK_COLS (WIDTH == 16 ? 4 : 2)
+#define TILE_NARROW 1024
+#define TILE_VALUES 65536 /* of Q in a tile */
+
+static int64_t tile_width(uint32_t r, uint32_t at_once)
+{
+	if (r > at_once)
+		return TILE_NARROW;
+	return TILE_VALUES / (r ? r : 1);
+}
+
+/* A block of g: `rows` rows from i, columns j .. end-1; and `cols` columns of p and q from c. */
+struct block {
+	int64_t i, j, end;
+	uint32_t c;
+};
+
+INLINE void project_block(const struct psgd__matrix *x, const struct block *b, const int rows,
+	const int cols, const bool absorb)
+{
+	const float *q = x->q + b->c * x->m;
+	float *g = x->g + b->i * x->m;
+	const float *e = absorb ? x->e + b->i * x->m : NULL;
+	vec acc[ROWS][PROJECT_COLS ? PROJECT_COLS : 1] = {0};
+	float tail[ROWS][PROJECT_COLS] = {0};
+	int64_t k = b->j;
+
+	for (; k + WIDTH <= b->end; k += WIDTH) {
+		vec v[ROWS];
+
+		UNROLL
+		for (int a = 0; a < rows; a++) {
+			v[a] = load(g + a * x->m + k);
+			if (absorb) {
+				v[a] = v[a] + load(e + a * x->m + k);
+				store(g + a * x->m + k, v[a]);
+			}
+		}
+		UNROLL
+		for (int c = 0; c < cols; c++) {
+			vec w = load(q + c * x->m + k);
+
+			UNROLL
+			for (int a = 0; a < rows; a++)
+				acc[a][c] += v[a] * w;
+		}
+	}
+	for (; k < b->end; k++) {
+		for (int a = 0; a < rows; a++) {
+			if (absorb)
+				g[a * x->m + k] = g[a * x->m + k] + e[a * x->m + k];
+			for (int c = 0; c < cols; c++)
+				tail[a][c] += g[a * x->m + k] * q[c * x->m + k];
+		}
+	}
+	UNROLL
+	for (int c = 0; c < cols; c++) {
+		float *p = x->p + (b->c + (uint32_t)c) * x->n + b->i;
+
+		UNROLL
+		for (int a = 0; a < rows; a++) {
+			float s = sum_of(acc[a][c]) + tail[a][c];
+
+			p[a] = b->j ? p[a] + s : s;
+		}
+	}
+}
+
+/* As many rows at a time as leave registers for the columns: `high` of them, then one by one. */
+#define PROJECT(high, cols)                                                                        \
+	static void project_##cols(                                                                \
+		const struct psgd__matrix *x, struct block b, int64_t rows, bool absorb)           \
+	{                                                                                          \
+		const int64_t end = b.i + rows;                                                    \
+                                                                                                   \
+		for (; b.i + (high) <= end; b.i += (high)) {                                       \
+			if (absorb)                                                                \
+				project_block(x, &b, high, cols, true);                            \
+			else                                                                       \
+				project_block(x, &b, high, cols, false);                           \
+		}                                                                                  \
+		for (; b.i < end; b.i++) {                                                         \
+			if (absorb)                                                                \
+				project_block(x, &b, 1, cols, true);                               \
+			else                                                                       \
+				project_block(x, &b, 1, cols, false);                              \
+		}                                                                                  \
+	}
+
+PROJECT(4, 0)
+PROJECT(4, 1)
+PROJECT(4, 2)
+#if WIDTH == 16
+PROJECT(4, 4)
+PROJECT(2, 8)
+#endif
+
+/* All columns of Q over one block of rows; the first turn absorbs e. */
+static void project_rows(const struct psgd__matrix *x, struct block b, int64_t rows)
+{
+	bool absorb = x->e != NULL;
+
+	if (x->r == 0 && absorb)
+		project_0(x, b, rows, true);
+	while (b.c < x->r) {
+		uint32_t left = x->r - b.c;
+
+#if WIDTH == 16
+		if (left >= 8) {
+			project_8(x, b, rows, absorb);
+			b.c += 8;
+		} else if (left >= 4) {
+			project_4(x, b, rows, absorb);
+			b.c += 4;
+		} else
+#endif
+			if (left >= 2) {
+			project_2(x, b, rows, absorb);
+			b.c += 2;
+		} else {
+			project_1(x, b, rows, absorb);
+			b.c += 1;
+		}
+		absorb = false;
+	}
+}
+
+void ISA(project)(const struct psgd__matrix *x, int64_t from, int64_t to)
+{
+	const int64_t tile = tile_width(x->r, PROJECT_COLS);
+
+	for (int64_t j = 0; j < x->m; j += tile) {
+		struct block b = {.j = j, .end = j + tile < x->m ? j + tile : x->m};
+
+		for (b.i = from; b.i < to; b.i += ROWS)
+			project_rows(x, b, to - b.i < ROWS ? to - b.i : ROWS);
+	}
+}
+
+/* q += p g over a block. */
+INLINE void back_block(
+	const struct psgd__matrix *x, const struct block *b, const int rows, const int cols)
+{
+	const float *g = x->g + b->i * x->m;
+	float *q = x->q + b->c * x->m;
+	const float *p = x->p + b->c * x->n + b->i;
+	vec w[BACK_COLS][ROWS];
+	int64_t k = b->j;
+
+	UNROLL
+	for (int c = 0; c < cols; c++) {
+		UNROLL
+		for (int a = 0; a < rows; a++)
+			w[c][a] = spread(p[c * x->n + a]);
+	}
+	for (; k + WIDTH <= b->end; k += WIDTH) {
+		vec v[ROWS];
+
+		UNROLL
+		for (int a = 0; a < rows; a++)
+			v[a] = load(g + a * x->m + k);
+		UNROLL
+		for (int c = 0; c < cols; c++) {
+			vec s = load(q + c * x->m + k);
+
+			UNROLL
+			for (int a = 0; a < rows; a++)
+				s += v[a] * w[c][a];
+			store(q + c * x->m + k, s);
+		}
+	}
+	for (; k < b->end; k++) {
+		for (int c = 0; c < cols; c++) {
+			for (int a = 0; a < rows; a++)
+				q[c * x->m + k] += g[a * x->m + k] * p[c * x->n + a];
+		}
+	}
+}
+
+#define BACK(cols)                                                                                 \
+	static void back_##cols(const struct psgd__matrix *x, struct block b, int64_t rows)        \
+	{                                                                                          \
+		if (rows == ROWS) {                                                                \
+			back_block(x, &b, ROWS, cols);                                             \
+			return;                                                                    \
+		}                                                                                  \
+		for (const int64_t end = b.i + rows; b.i < end; b.i++)                             \
+			back_block(x, &b, 1, cols);                                                \
+	}
+
+BACK(1)
+BACK(2)
+#if WIDTH == 16
+BACK(4)
+#endif
+
+static void back_rows(const struct psgd__matrix *x, struct block b, int64_t rows)
+{
+	while (b.c < x->r) {
+		uint32_t left = x->r - b.c;
+
+#if WIDTH == 16
+		if (left >= 4) {
+			back_4(x, b, rows);
+			b.c += 4;
+		} else
+#endif
+			if (left >= 2) {
+			back_2(x, b, rows);
+			b.c += 2;
+		} else {
+			back_1(x, b, rows);
+			b.c += 1;
+		}
+	}
+}
+
+void ISA(back_project)(const struct psgd__matrix *x, int64_t from, int64_t to)
+{
+	const int64_t tile = tile_width(x->r, BACK_COLS);
+
+	for (int64_t j = from; j < to; j += tile) {
+		struct block b = {.j = j, .end = j + tile < to ? j + tile : to};
+
+		for (uint32_t c = 0; c < x->r; c++)
+			memset(x->q + c * x->m + j, 0, (size_t)(b.end - j) * sizeof(float));
+		for (b.i = 0; b.i < x->n; b.i += ROWS)
+			back_rows(x, b, x->n - b.i < ROWS ? x->n - b.i : ROWS);
+	}
+}

@@ -1,0 +1,52 @@
+/*
+ * Loops that a compiler makes good vectors of by itself. Compiled for each instruction set, and
+ * once for none. Same bits in all: sums run as in cpu_lanes.h, here in double.
+ */
+#include <string.h>
+
+#include "device/cpu_isa.h"
+
+#define LANES PSGD__LANES
+
+void ISA(axpby)(int64_t count, float a, const float *x, float b, float *y)
+{
+	if (b == 0.0f) {
+		for (int64_t i = 0; i < count; i++)
+			y[i] = a * x[i];
+	} else {
+		for (int64_t i = 0; i < count; i++)
+			y[i] = a * x[i] + b * y[i];
+	}
+}
+
+double ISA(sum_squares)(const float *x, int64_t count)
+{
+	double lane[LANES] = {0};
+	int64_t i = 0;
+
+	for (; i + LANES <= count; i += LANES) {
+		for (int l = 0; l < LANES; l++)
+			lane[l] = lane[l] + (double)x[i + l] * (double)x[i + l];
+	}
+	for (int l = 0; i + l < count; l++)
+		lane[l] = lane[l] + (double)x[i + l] * (double)x[i + l];
+	for (int width = LANES / 2; width > 0; width /= 2) {
+		for (int l = 0; l < width; l++)
+			lane[l] = lane[l] + lane[l + width];
+	}
+	return lane[0];
+}
+
+bool ISA(finite)(const float *x, int64_t count)
+{
+	uint32_t bad = 0;
+
+	/* All exponent bits set: infinity or NaN. Integers, so that the loop is a vector. */
+	for (int64_t i = 0; i < count; i++) {
+		uint32_t bits;
+
+		memcpy(&bits, &x[i], sizeof(bits));
+		bad |= (bits & 0x7f800000u) == 0x7f800000u;
+	}
+	return !bad;
+}
