@@ -2,13 +2,14 @@
 #include "cifar.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
+
+#include "file.h"
 
 const struct cifar_format cifar10_format = {
 	.name = "cifar10",
@@ -78,34 +79,25 @@ static psgd_status find_folder(const struct cifar_format *format, const char *ro
 			: "");
 }
 
-static psgd_status file_open(struct reader *reader, const char *path, int *out, size_t *records)
+static psgd_status batch_open(struct reader *reader, const char *path, int *out, size_t *records)
 {
 	size_t record = record_bytes(reader->format);
-	struct image_error *error = reader->error;
-	/* Without O_NONBLOCK a named pipe would wait for someone who writes. */
-	int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	psgd_status status = PSGD_OK;
-	struct stat about;
+	psgd_status status;
+	uint64_t bytes;
 
-	if (file < 0 && errno == ENOENT)
-		return image_fail(error, PSGD_ERR_CONFIG, "%s is missing: %s is incomplete", path,
-			reader->format->name);
-	if (file < 0)
-		return image_fail(error, PSGD_ERR_IO, "%s: %s", path, strerror(errno));
-	if (fstat(file, &about) != 0)
-		status = image_fail(error, PSGD_ERR_IO, "%s: %s", path, strerror(errno));
-	else if (!S_ISREG(about.st_mode))
-		status = image_fail(error, PSGD_ERR_CONFIG, "%s: not a regular file", path);
-	else if (about.st_size <= 0 || (uintmax_t)about.st_size % record != 0)
-		status = image_fail(error, PSGD_ERR_CONFIG,
-			"%s: %jd bytes, expected records of %zu bytes", path,
-			(intmax_t)about.st_size, record);
-	if (status) {
-		(void)close(file);
+	if (access(path, F_OK) != 0 && errno == ENOENT)
+		return image_fail(reader->error, PSGD_ERR_CONFIG, "%s is missing: %s is incomplete",
+			path, reader->format->name);
+	status = file_open(path, out, &bytes, reader->error);
+	if (status)
 		return status;
+	if (bytes == 0 || bytes % record != 0) {
+		(void)close(*out);
+		return image_fail(reader->error, PSGD_ERR_CONFIG,
+			"%s: %" PRIu64 " bytes, expected records of %zu bytes", path, bytes,
+			record);
 	}
-	*records = (size_t)about.st_size / record;
-	*out = file;
+	*records = (size_t)(bytes / record);
 	return PSGD_OK;
 }
 
@@ -138,7 +130,7 @@ static void take_image(struct reader *reader, const uint8_t *planes)
 	reader->split->count++;
 }
 
-static psgd_status file_read(struct reader *reader, const char *path)
+static psgd_status batch_read(struct reader *reader, const char *path)
 {
 	size_t record = record_bytes(reader->format), records;
 	uint8_t bytes[2 + CIFAR_BYTES];
@@ -146,7 +138,7 @@ static psgd_status file_read(struct reader *reader, const char *path)
 	FILE *stream;
 	int file;
 
-	status = file_open(reader, path, &file, &records);
+	status = batch_open(reader, path, &file, &records);
 	if (status)
 		return status;
 	stream = fdopen(file, "rb");
@@ -183,7 +175,7 @@ static psgd_status count_samples(
 		int file;
 
 		if (!status)
-			status = file_open(reader, path, &file, &records);
+			status = batch_open(reader, path, &file, &records);
 		if (status)
 			return status;
 		(void)close(file);
@@ -209,7 +201,7 @@ static psgd_status split_read(struct reader *reader, const char *const *files, s
 	for (; !status && *files; files++) {
 		status = path_join(reader->folder, *files, path, reader->error);
 		if (!status)
-			status = file_read(reader, path);
+			status = batch_read(reader, path);
 	}
 	return status;
 }

@@ -6,6 +6,7 @@
 
 #include <psgd/experiment/stack.h>
 
+#include "pack_command.h"
 #include "plan.h"
 #include "train.h"
 
@@ -15,12 +16,17 @@ enum exit_code { EXIT_RUN = 1, EXIT_USAGE = 2 };
 
 struct arguments {
 	const char *tensors; /* path of a configuration; NULL: train */
-	const char **overrides;
-	size_t n_overrides;
+	const char *pack;    /* folder of images; NULL: nothing to pack */
+	const char **rest;   /* overrides, or the folder to pack into */
+	size_t n_rest;
 };
 
 static const struct argp_option options[] = {
 	{"tensors", 't', "CONFIG", 0, "Print the model's tensors and buckets as JSON and end", 0},
+	{"pack", 'p', "FOLDER", 0,
+		"Pack the JPEG and PNG images of FOLDER/train/CLASS and FOLDER/test/CLASS into "
+		"the new folder OUT as CIFAR-10's binary batches, and end",
+		0},
 	{0},
 };
 
@@ -30,6 +36,21 @@ static const char doc[] =
 	"environment that `psgd run` sets up. The key=value arguments override the configuration "
 	"of --tensors.";
 
+static void check_rest(const struct argp_state *state, const struct arguments *arguments)
+{
+	if (arguments->pack && arguments->tensors)
+		argp_error(state, "--pack and --tensors are two things");
+	if (arguments->pack && arguments->n_rest != 1)
+		argp_error(state, "--pack FOLDER needs OUT, the folder to pack into, and no more");
+	if (arguments->pack)
+		return;
+	for (size_t i = 0; i < arguments->n_rest; i++)
+		if (!strchr(arguments->rest[i], '='))
+			argp_error(state, "'%s' is not a key=value override", arguments->rest[i]);
+	if (arguments->n_rest > 0 && !arguments->tensors)
+		argp_error(state, "overrides are for --tensors; give others to psgd run");
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *arguments = state->input;
@@ -38,14 +59,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case 't':
 		arguments->tensors = arg;
 		return 0;
+	case 'p':
+		arguments->pack = arg;
+		return 0;
 	case ARGP_KEY_ARG:
-		if (!strchr(arg, '='))
-			argp_error(state, "'%s' is not a key=value override", arg);
-		arguments->overrides[arguments->n_overrides++] = arg;
+		arguments->rest[arguments->n_rest++] = arg;
 		return 0;
 	case ARGP_KEY_END:
-		if (arguments->n_overrides > 0 && !arguments->tensors)
-			argp_error(state, "overrides are for --tensors; give others to psgd run");
+		check_rest(state, arguments);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -99,26 +120,28 @@ static int train(void)
 
 int main(int argc, char **argv)
 {
-	const struct argp argp = {options, parse, "[key=value...]", doc, NULL, NULL, NULL};
+	const struct argp argp = {
+		options, parse, "[key=value...]\n--pack FOLDER OUT", doc, NULL, NULL, NULL};
 	struct arguments arguments = {0};
 	struct image_error error = {""};
-	psgd_status status;
+	psgd_status status = PSGD_OK;
 	int code = EXIT_SUCCESS;
 
 	argp_program_version_hook = print_version;
 	argp_err_exit_status = EXIT_USAGE;
-	arguments.overrides = calloc((size_t)argc, sizeof(*arguments.overrides));
-	if (!arguments.overrides)
+	arguments.rest = calloc((size_t)argc, sizeof(*arguments.rest));
+	if (!arguments.rest)
 		return fail(EXIT_RUN, "out of memory");
 	argp_parse(&argp, argc, argv, 0, NULL, &arguments);
-	if (arguments.tensors) {
-		status = plan_print(stdout, arguments.tensors, arguments.overrides,
-			arguments.n_overrides, &error);
-		if (status)
-			code = fail(psgd_exit_code(status), error.text);
-	} else {
+	if (arguments.pack)
+		status = pack_command(arguments.pack, arguments.rest[0], &error);
+	else if (arguments.tensors)
+		status = plan_print(
+			stdout, arguments.tensors, arguments.rest, arguments.n_rest, &error);
+	else
 		code = train();
-	}
-	free(arguments.overrides);
+	if (status)
+		code = fail(psgd_exit_code(status), error.text);
+	free(arguments.rest);
 	return code;
 }
