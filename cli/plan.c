@@ -227,12 +227,13 @@ static psgd_status plan_rank(const struct psgd_compressor *compressor, const str
 		raw += plan.raw_bytes;
 		compressed += plan.n_compressed;
 		for (uint32_t r = 0; r < plan.n_rounds; r++) {
-			uint64_t message = (uint64_t)plan.round[r].count * sizeof(float);
+			double ns;
 
-			if (message == 0)
-				continue;
-			bytes += message;
-			wire_ns += link->delay_ns + link->ns_per_byte * (double)message;
+			status = psgd_cost_round(link, &plan.round[r], &ns);
+			if (status != PSGD_OK)
+				return status;
+			bytes += psgd_payload_bytes(&plan.round[r]);
+			wire_ns += ns;
 		}
 	}
 	json_object_set_new(out, "rank", json_integer(rank));
@@ -256,6 +257,7 @@ static psgd_status plan_all(const struct psgd_config *config, const struct model
 	bool limited = false;
 	psgd_status status = psgd_config_link(config, &link, &limited);
 
+	cost.n_workers = n_workers;
 	if (status == PSGD_OK && limited)
 		status = psgd_cost_link_of(&link, n_workers, &cost);
 	if (status != PSGD_OK)

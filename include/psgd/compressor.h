@@ -9,10 +9,23 @@ PSGD_BEGIN
 
 #define PSGD_MAX_ROUNDS 4
 
-/* One all-reduce (sum) of a bucket: `count` F32 values. */
+/*
+ * One round of a bucket: a collective on its message.
+ * PSGD_ALLREDUCE_SUM: `count` values of F32 or F64; the message is their sum afterwards.
+ * PSGD_ALLGATHER: n_workers blocks of `count` values of any dtype; run fills this worker's block,
+ * and has all of them afterwards. For what cannot be summed: signs, indices, quantized values.
+ */
 struct psgd_payload {
+	uint32_t kind;	/* enum psgd_collective_kind; 0: PSGD_ALLREDUCE_SUM */
+	uint32_t dtype; /* enum psgd_dtype; 0: PSGD_F32 */
 	int64_t count;
 };
+
+/*
+ * Bytes that a worker puts into a round: count values, which in an all-gather are one block.
+ * 0: NULL, a negative count, an unknown dtype, or more than 64 bits hold. Any thread.
+ */
+PSGD_API uint64_t psgd_payload_bytes(const struct psgd_payload *payload);
 
 /* What a bucket will send. A function of shapes, ranks and step: equal on all workers. */
 struct psgd_plan {
@@ -39,10 +52,12 @@ struct psgd_round {
 	uint64_t step;
 	const struct psgd_bucket *bucket;
 	/*
-	 * Memory of the device for every round of the plan, kept from the first call to the last.
-	 * When index >= 1, message[index - 1] holds the sum over all workers.
+	 * Memory of the device for every round of the plan, aligned to 64 bytes, undefined at
+	 * first, kept from the first call to the last. An all-reduce has `count` values; an
+	 * all-gather has n_workers blocks of them, and worker w's begins at value w * count.
+	 * When index >= 1, message[index - 1] holds the result of its collective.
 	 */
-	float *message[PSGD_MAX_ROUNDS];
+	void *message[PSGD_MAX_ROUNDS];
 	psgd_stream stream;
 	uint32_t index;
 	uint32_t nonfinite; /* out, of the last call: 1 if the messages were not finite */

@@ -18,10 +18,10 @@ enum psgd_needs {
 
 /* A message of the step that was observed. */
 struct psgd_message_time {
-	uint64_t bytes;	 /* payload */
-	int64_t ns;	 /* on the wire, the minimum over the workers */
-	uint32_t bucket; /* index into buckets */
-	uint32_t round;
+	uint64_t bytes;		 /* payload; of an all-gather, that of all workers together */
+	int64_t ns;		 /* on the wire, the minimum over the workers */
+	uint32_t bucket, round;	 /* indices into buckets, and into the bucket's plan */
+	uint32_t kind, reserved; /* enum psgd_collective_kind; 0: PSGD_ALLREDUCE_SUM */
 };
 
 /* A bucket of the step that was observed; times since the start of the step, or durations. */

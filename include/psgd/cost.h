@@ -6,11 +6,17 @@
 
 PSGD_BEGIN
 
-/* Time of a message of S payload bytes on the wire: delay_ns + ns_per_byte * S. */
+/*
+ * Time of an all-reduce of S bytes on the wire: delay_ns + ns_per_byte * S. An all-gather is the
+ * second half of a ring all-reduce of all blocks together: (delay_ns + ns_per_byte * S *
+ * n_workers) / 2 for blocks of S bytes.
+ */
 struct psgd_cost_link {
 	size_t size;
 	double delay_ns;
 	double ns_per_byte;
+	uint32_t n_workers; /* 0: not known, so that all-gathers are INVALID */
+	uint32_t reserved;
 };
 
 /* A bucket in the order of submission; times in ns since the start of the step. */
@@ -29,16 +35,24 @@ struct psgd_cost {
 	uint64_t payload_bytes;
 };
 
-/* The link model in the form of the cost model: for all-reduces between n_workers. Pure. */
+/* The link model in the form of the cost model: for rings of n_workers. Pure. */
 PSGD_API psgd_status psgd_cost_link_of(
 	const struct psgd_link *link, uint32_t n_workers, struct psgd_cost_link *out);
+
+/*
+ * Time of one round on the wire, in ns; 0 for a count of 0, which sends nothing.
+ * Errors: INVALID (a negative or infinite link, a round that nothing can send, an all-gather
+ * without n_workers). Pure; any thread.
+ */
+PSGD_API psgd_status psgd_cost_round(
+	const struct psgd_cost_link *link, const struct psgd_payload *payload, double *out);
 
 /*
  * Walks through one step: messages go out in the order P0 Q0 P1 Q1 ..., one at a time; one thread
  * encodes and decodes beside them, a bucket whose message has come first, each later run taking the
  * same part of decode_ns; compute ends at compute_ns. Rounds with count 0 send nothing. Pure; any
  * thread.
- * Errors: INVALID (no bucket, negative times), NOMEM.
+ * Errors: INVALID (no bucket, negative times, a round as in psgd_cost_round), NOMEM.
  */
 PSGD_API psgd_status psgd_cost_predict(const struct psgd_cost_bucket *buckets, size_t n_buckets,
 	int64_t compute_ns, const struct psgd_cost_link *link, struct psgd_cost *out);

@@ -29,7 +29,10 @@ PSGD_API psgd_status psgd_exchange_begin_finish(psgd_session *session,
 	const struct psgd_step_info *info, struct psgd_report *report, psgd_exchange **out);
 
 /*
- * Goes on as far as possible. WANT_COLLECTIVE: run *out (its notify is NULL), then call again.
+ * Goes on as far as possible. WANT_COLLECTIVE: run *out on out->data in place, as transport.h says
+ * for its kind (its notify is NULL), then call again. Which kinds come: all-reduces of F64 always;
+ * the compressor's rounds, which are all-reduces of F32 in ours, and may be all-gathers in others;
+ * broadcasts of U8 with a controller.
  * PENDING: not its turn; an earlier exchange must be advanced first. OK: done.
  * A failure is the session's too.
  */

@@ -9,7 +9,13 @@ PSGD_BEGIN
 
 enum psgd_collective_kind {
 	PSGD_ALLREDUCE_SUM = 1, /* F32, F64 */
-	PSGD_BROADCAST = 2	/* any dtype, from `root` */
+	PSGD_BROADCAST = 2,	/* any dtype, from `root` */
+	/*
+	 * Any dtype. data is n_workers blocks of `count` values, in the order of the workers. Each
+	 * worker fills its own block before, and has all of them after; what the other blocks held
+	 * does not matter.
+	 */
+	PSGD_ALLGATHER = 3
 };
 
 /* One collective, in place: every worker posts it with the same kind, dtype, count, root, tag. */
@@ -17,7 +23,7 @@ struct psgd_collective {
 	size_t size;
 	uint32_t kind;	/* enum psgd_collective_kind */
 	uint32_t dtype; /* enum psgd_dtype */
-	int64_t count;	/* values, at least 1 */
+	int64_t count;	/* values, at least 1; of an all-gather: in one worker's block */
 	void *data;	/* borrowed until the request is done */
 	uint64_t tag;	/* what the message is and its place in the order; equal on all workers */
 	psgd_stream stream; /* data is ready in this order; NULL on the CPU */
@@ -38,7 +44,7 @@ struct psgd_transfer {
 	int64_t post_ns;  /* handed to the transport */
 	int64_t start_ns; /* on the wire: all workers have posted, earlier messages are through */
 	int64_t end_ns;	  /* result in place */
-	uint64_t payload_bytes; /* count * bytes of the dtype */
+	uint64_t payload_bytes; /* count * bytes of the dtype: of an all-gather, one block */
 	uint64_t sent_bytes;	/* what this worker sent for it by the transport's algorithm */
 };
 
@@ -101,17 +107,18 @@ struct psgd_gloo_options {
 
 /*
  * Endpoints out[0 .. n_workers-1] for workers that are threads of one process. Sums in worker
- * order. timeout_ns: deadline of every operation, 0: 60 s.
+ * order; sent_bytes is what rings and trees over a network would have sent. timeout_ns: deadline
+ * of every operation, 0: 60 s.
  * The caller ends each by psgd_transport_destroy, in any order. Errors: INVALID, NOMEM.
  */
 PSGD_API psgd_status psgd_transport_local(
 	uint32_t n_workers, int64_t timeout_ns, struct psgd_transport *out);
 
 /*
- * TCP between processes by Gloo (module psgd-gloo.so): ring all-reduce, tree broadcast.
- * All workers call it together. On success *out is the caller's; on failure it is zeroed.
- * Errors: UNSUPPORTED (no module: the reason is in options->error), INVALID, NOMEM, TRANSPORT,
- * PEER_LOST, TIMEOUT, IO (no such interface).
+ * TCP between processes by Gloo (module psgd-gloo.so): ring all-reduce and all-gather, tree
+ * broadcast. All workers call it together. On success *out is the caller's; on failure it is
+ * zeroed. Errors: UNSUPPORTED (no module: the reason is in options->error), INVALID, NOMEM,
+ * TRANSPORT, PEER_LOST, TIMEOUT, IO (no such interface).
  */
 PSGD_API psgd_status psgd_transport_gloo(
 	const struct psgd_gloo_options *options, struct psgd_transport *out);
@@ -120,7 +127,8 @@ PSGD_API psgd_status psgd_transport_gloo(
  * Decorator: collectives go through `inner` and complete when they would have on the link that
  * `shaper` describes. inner and shaper are borrowed and must outlive *out. The same link on every
  * worker. A message is charged from the moment all workers have posted it, as the ring all-reduce
- * (2(n-1) steps of bytes/n, a delay each) or the tree broadcast (ceil(log2 n) steps).
+ * (2(n-1) steps of bytes/n, a delay each), the ring all-gather (n-1 steps of one block, a delay
+ * each) or the tree broadcast (ceil(log2 n) steps).
  * Errors: INVALID, NOMEM, UNSUPPORTED (a shaper without `admit`).
  */
 PSGD_API psgd_status psgd_transport_shaped(const struct psgd_transport *inner,

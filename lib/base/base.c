@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include <psgd/compressor.h>
 #include <psgd/version.h>
 
 #define STR_(x) #x
@@ -57,6 +58,17 @@ size_t psgd_dtype_bytes(uint32_t dtype)
 	default:
 		return 0;
 	}
+}
+
+uint64_t psgd_payload_bytes(const struct psgd_payload *payload)
+{
+	uint64_t bytes;
+
+	if (!payload || payload->count < 0 ||
+		__builtin_mul_overflow((uint64_t)payload->count,
+			psgd_dtype_bytes(payload->dtype ? payload->dtype : PSGD_F32), &bytes))
+		return 0;
+	return bytes;
 }
 
 int64_t psgd_tensor_count(const struct psgd_tensor *tensor)

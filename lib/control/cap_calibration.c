@@ -104,7 +104,7 @@ static psgd_status measure(struct cap_calibration *cal, const struct psgd_observ
 			seen->plan_user, b, psgd__public(cal->candidates.rank[at]), &plan));
 		add.raw_bytes += plan.raw_bytes;
 		for (uint32_t i = 0; i < plan.n_rounds; i++)
-			add.payload_bytes += 4 * (uint64_t)plan.round[i].count;
+			add.payload_bytes += psgd_payload_bytes(&plan.round[i]);
 	}
 	pthread_mutex_lock(&cal->lock);
 	cal->sum[at].steps++;

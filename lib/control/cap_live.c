@@ -183,6 +183,7 @@ static psgd_status share_at(
 
 	link.delay_ns = live->fit.delay_ns;
 	link.ns_per_byte = live->fit.ns_per_byte;
+	link.n_workers = seen->n_workers;
 	for (size_t b = 0; b < live->n_buckets; b++) {
 		const struct bucket_profile *p = &live->profile[b];
 

@@ -23,11 +23,47 @@ psgd_status psgd_cost_link_of(
 		rate = in.ingress_bps;
 	/* A ring all-reduce: each step sends 1/n of the bytes and waits for its neighbour's. */
 	steps = 2.0 * (double)(n_workers - 1);
+	cost.n_workers = n_workers;
 	cost.delay_ns = steps * (double)in.delay_ns;
 	if (rate)
 		cost.ns_per_byte = steps / (double)n_workers * 8e9 / (double)rate;
 	psgd__copy_report(out, &cost, sizeof(cost));
 	return PSGD_OK;
+}
+
+static bool link_is_good(const struct psgd_cost_link *link)
+{
+	return isfinite(link->delay_ns) && link->delay_ns >= 0 && isfinite(link->ns_per_byte) &&
+	       link->ns_per_byte >= 0;
+}
+
+psgd_status psgd_cost_round(
+	const struct psgd_cost_link *link, const struct psgd_payload *payload, double *out)
+{
+	struct psgd_cost_link in;
+	double bytes = (double)psgd_payload_bytes(payload);
+
+	if (!link || !payload || !out || (bytes == 0 && payload->count != 0))
+		return PSGD_ERR_INVALID;
+	PSGD__TRY(psgd__copy_options(&in, sizeof(in), link));
+	if (!link_is_good(&in))
+		return PSGD_ERR_INVALID;
+	*out = 0;
+	switch (payload->kind) {
+	case 0:
+	case PSGD_ALLREDUCE_SUM:
+		if (bytes > 0)
+			*out = in.delay_ns + in.ns_per_byte * bytes;
+		return PSGD_OK;
+	case PSGD_ALLGATHER:
+		if (!in.n_workers)
+			return PSGD_ERR_INVALID;
+		if (bytes > 0)
+			*out = (in.delay_ns + in.ns_per_byte * bytes * in.n_workers) / 2;
+		return PSGD_OK;
+	default:
+		return PSGD_ERR_INVALID;
+	}
 }
 
 /* Of a bucket: its message of `round` waits for the thread, can go, or is on its way. */
@@ -38,6 +74,7 @@ struct lane {
 	enum lane_state state;
 	uint32_t round;
 	double at; /* CAN_GO: since then. ON_WIRE: through then */
+	double wire_ns[PSGD_MAX_ROUNDS];
 };
 
 /* Times are doubles: whole nanoseconds are exact in them for a hundred days. */
@@ -51,23 +88,16 @@ struct walk {
 	size_t to_encode, to_post, to_take; /* the first bucket that is not through with it */
 };
 
-static bool link_is_good(const struct psgd_cost_link *link)
-{
-	return isfinite(link->delay_ns) && link->delay_ns >= 0 && isfinite(link->ns_per_byte) &&
-	       link->ns_per_byte >= 0;
-}
-
-static psgd_status take_bucket(const struct psgd_cost_bucket *bucket, struct lane *lane)
+static psgd_status take_bucket(
+	const struct psgd_cost_bucket *bucket, const struct psgd_cost_link *link, struct lane *lane)
 {
 	if (!bucket->plan || bucket->ready_ns < 0 || bucket->encode_ns < 0 || bucket->decode_ns < 0)
 		return PSGD_ERR_INVALID;
 	PSGD__TRY(psgd__copy_options(&lane->plan, sizeof(lane->plan), bucket->plan));
 	if (lane->plan.n_rounds < 1 || lane->plan.n_rounds > PSGD_MAX_ROUNDS)
 		return PSGD_ERR_INVALID;
-	for (uint32_t i = 0; i < lane->plan.n_rounds; i++) {
-		if (lane->plan.round[i].count < 0 || lane->plan.round[i].count > INT64_MAX / 4)
-			return PSGD_ERR_INVALID;
-	}
+	for (uint32_t i = 0; i < lane->plan.n_rounds; i++)
+		PSGD__TRY(psgd_cost_round(link, &lane->plan.round[i], &lane->wire_ns[i]));
 	return PSGD_OK;
 }
 
@@ -99,7 +129,7 @@ static void post(struct walk *w)
 {
 	while (w->to_post < w->n) {
 		struct lane *lane = &w->lanes[w->to_post];
-		double bytes, time;
+		double time;
 
 		if (lane->state == DONE) {
 			w->to_post++;
@@ -107,11 +137,10 @@ static void post(struct walk *w)
 		}
 		if (lane->state != CAN_GO)
 			return;
-		bytes = 4.0 * (double)lane->plan.round[lane->round].count;
-		time = w->link.delay_ns + w->link.ns_per_byte * bytes;
+		time = lane->wire_ns[lane->round];
 		w->wire_free = fmax(w->wire_free, lane->at) + time;
 		w->wire_busy += time;
-		w->payload_bytes += 4 * (uint64_t)lane->plan.round[lane->round].count;
+		w->payload_bytes += psgd_payload_bytes(&lane->plan.round[lane->round]);
 		lane->state = ON_WIRE;
 		lane->at = w->wire_free;
 		if (!is_last_message(lane))
@@ -165,7 +194,7 @@ psgd_status psgd_cost_predict(const struct psgd_cost_bucket *buckets, size_t n_b
 	if (!w.lanes)
 		return PSGD_ERR_NOMEM;
 	for (size_t b = 0; b < n_buckets; b++) {
-		status = take_bucket(&buckets[b], &w.lanes[b]);
+		status = take_bucket(&buckets[b], &w.link, &w.lanes[b]);
 		if (status < 0)
 			goto out;
 	}

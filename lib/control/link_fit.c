@@ -233,7 +233,9 @@ bool psgd__link_fit_add(
 		if (!messages[at].bytes || messages[at].ns <= 0)
 			continue;
 		step.bytes[step.n] = (double)messages[at].bytes;
-		step.ns[step.n++] = (double)messages[at].ns;
+		/* An all-gather is half an all-reduce, by the bytes of all workers together. */
+		step.ns[step.n++] =
+			(messages[at].kind == PSGD_ALLGATHER ? 2.0 : 1.0) * (double)messages[at].ns;
 	}
 	if (!step.n)
 		return false;

@@ -159,6 +159,7 @@ static psgd_status plan_at(void *user, size_t b, uint32_t rank, struct psgd_plan
 	struct psgd_grad *grads;
 	struct psgd__range range;
 	psgd_status status;
+	uint32_t bad;
 
 	if (b >= record->n_buckets || !s->compressor.ops->plan_at)
 		return PSGD_ERR_INVALID;
@@ -172,7 +173,7 @@ static psgd_status plan_at(void *user, size_t b, uint32_t rank, struct psgd_plan
 	bucket.grads = grads;
 	status = s->compressor.ops->plan_at(s->compressor.self, &bucket, rank, out);
 	free(grads);
-	return status;
+	return status < 0 ? status : psgd__plan_complete(out, &bad);
 }
 
 static psgd_status sum_norm(psgd_session *s, double *out)

@@ -34,7 +34,7 @@ psgd_status psgd__session_status(psgd_session *s)
 	return status;
 }
 
-psgd_status psgd__message_memory(psgd_session *s, size_t bytes, float **out)
+psgd_status psgd__message_memory(psgd_session *s, size_t bytes, void **out)
 {
 	struct psgd__block *block = NULL;
 	void *memory;
@@ -85,7 +85,7 @@ void psgd__message_trim(psgd_session *s)
 	}
 }
 
-void psgd__message_release(psgd_session *s, float *memory)
+void psgd__message_release(psgd_session *s, void *memory)
 {
 	for (size_t i = 0; memory && i < s->n_blocks; i++) {
 		if (s->blocks[i].memory == memory)

@@ -85,8 +85,7 @@ struct psgd_exchange {
 	struct psgd_grad *grads;
 	struct psgd_plan plan;
 	struct psgd_round round;
-	float *memory; /* of all messages */
-	size_t memory_bytes;
+	void *memory; /* of all messages */
 	double *agreement;
 	size_t number; /* of the bucket in its step */
 	int64_t ready_ns, encode_ns, decode_ns;
@@ -105,7 +104,7 @@ struct psgd_exchange {
 };
 
 struct psgd__block {
-	float *memory;
+	void *memory;
 	size_t bytes;
 	uint64_t step; /* that used it last */
 	bool used;
@@ -179,8 +178,8 @@ psgd_status psgd__bucket_new(
 void psgd__exchange_free(struct psgd_exchange *x);
 void psgd__queue_push(psgd_session *s, struct psgd_exchange *x);   /* takes the lock */
 void psgd__queue_remove(psgd_session *s, struct psgd_exchange *x); /* takes the lock */
-psgd_status psgd__message_memory(psgd_session *s, size_t bytes, float **out);
-void psgd__message_release(psgd_session *s, float *memory);
+psgd_status psgd__message_memory(psgd_session *s, size_t bytes, void **out);
+void psgd__message_release(psgd_session *s, void *memory);
 void psgd__message_trim(psgd_session *s); /* gives back what the step that ends did not use */
 psgd_status psgd__session_setup(const struct psgd_tensor *tensors, size_t n_tensors,
 	const struct psgd_session_options *options, psgd_session **out);
@@ -193,9 +192,12 @@ void psgd__session_teardown(psgd_session *s);
 psgd_status psgd__exchange_advance(struct psgd_exchange *x, bool *worked);
 
 /* Hands out x->collective, when it is x's turn. */
-psgd_status psgd__hand_out(struct psgd_exchange *x, enum psgd_collective_kind kind,
-	enum psgd_dtype dtype, void *data, int64_t count, bool last);
+psgd_status psgd__hand_out(struct psgd_exchange *x, uint32_t kind, uint32_t dtype, void *data,
+	int64_t count, bool last);
 psgd_status psgd__finish_exchange(struct psgd_exchange *x);
+
+/* Writes out what zeros in a compressor's plan mean. INVALID: *bad is a round that cannot be. */
+psgd_status psgd__plan_complete(struct psgd_plan *plan, uint32_t *bad);
 
 /* control.c */
 psgd_status psgd__control_new(psgd_session *s, const struct psgd_step_info *info,

@@ -15,10 +15,18 @@
 enum stage { PLAN = 0, ENCODE, AGREE_SEND, AGREE_CHECK, ROUND_SEND, ROUND_RUN, SIMPLE_CHECK };
 
 /* What the agreement compares for each worker, in doubles that hold 32-bit words exactly. */
-enum { AGREE_HASH_HIGH, AGREE_HASH_LOW, AGREE_GRADS, AGREE_VALUES, AGREE_NUMBER, AGREE_BLOCK };
+enum {
+	AGREE_HASH_HIGH,
+	AGREE_HASH_LOW,
+	AGREE_GRADS,
+	AGREE_VALUES,
+	AGREE_NUMBER,
+	AGREE_ROUNDS, /* kind and dtype of each, 8 bits */
+	AGREE_BLOCK
+};
 
-psgd_status psgd__hand_out(struct psgd_exchange *x, enum psgd_collective_kind kind,
-	enum psgd_dtype dtype, void *data, int64_t count, bool last)
+psgd_status psgd__hand_out(struct psgd_exchange *x, uint32_t kind, uint32_t dtype, void *data,
+	int64_t count, bool last)
 {
 	psgd_session *s = x->session;
 	const struct psgd_exchange *before;
@@ -85,8 +93,11 @@ static uint64_t signature(const struct psgd_exchange *x)
 		hash = psgd__hash_u64(hash, x->session->ranks[at]);
 	}
 	hash = psgd__hash_u64(hash, x->plan.n_rounds);
-	for (uint32_t i = 0; i < x->plan.n_rounds; i++)
+	for (uint32_t i = 0; i < x->plan.n_rounds; i++) {
+		hash = psgd__hash_u64(hash, x->plan.round[i].kind);
+		hash = psgd__hash_u64(hash, x->plan.round[i].dtype);
 		hash = psgd__hash_u64(hash, (uint64_t)x->plan.round[i].count);
+	}
 	return hash;
 }
 
@@ -99,31 +110,74 @@ static bool agreed_before(const psgd_session *s, uint64_t hash)
 	return false;
 }
 
+psgd_status psgd__plan_complete(struct psgd_plan *plan, uint32_t *bad)
+{
+	*bad = 0;
+	if (!plan->n_rounds || plan->n_rounds > PSGD_MAX_ROUNDS)
+		return PSGD_ERR_INVALID;
+	for (; *bad < plan->n_rounds; ++*bad) {
+		struct psgd_payload *round = &plan->round[*bad];
+		bool sum;
+
+		if (!round->kind)
+			round->kind = PSGD_ALLREDUCE_SUM;
+		if (!round->dtype)
+			round->dtype = PSGD_F32;
+		sum = round->kind == PSGD_ALLREDUCE_SUM && round->dtype != PSGD_U8;
+		if ((!sum && round->kind != PSGD_ALLGATHER) || !psgd_payload_bytes(round))
+			return PSGD_ERR_INVALID;
+	}
+	return PSGD_OK;
+}
+
+/* Bytes of the message of a round, rounded up so that the next one is aligned to 64. */
+static psgd_status message_bytes(
+	const psgd_session *s, const struct psgd_payload *round, size_t *out)
+{
+	size_t blocks = round->kind == PSGD_ALLGATHER ? s->n_workers : 1;
+
+	if (psgd__mul_overflows(psgd_payload_bytes(round), blocks, out) || *out > PTRDIFF_MAX)
+		return PSGD_ERR_NOMEM;
+	*out = (*out + 63) & ~(size_t)63;
+	return PSGD_OK;
+}
+
+static psgd_status allocate_messages(struct psgd_exchange *x)
+{
+	psgd_session *s = x->session;
+	size_t bytes[PSGD_MAX_ROUNDS], all = 0;
+	char *at;
+
+	for (uint32_t i = 0; i < x->plan.n_rounds; i++) {
+		PSGD__TRY(message_bytes(s, &x->plan.round[i], &bytes[i]));
+		if (__builtin_add_overflow(all, bytes[i], &all))
+			return PSGD_ERR_NOMEM;
+	}
+	PSGD__TRY(psgd__message_memory(s, all, &x->memory));
+	at = x->memory;
+	for (uint32_t i = 0; i < x->plan.n_rounds; i++) {
+		x->round.message[i] = at;
+		at += bytes[i];
+	}
+	return PSGD_OK;
+}
+
 /* Sizes, memory for all messages, and whether the workers have agreed on this bucket. */
 static psgd_status plan_bucket(struct psgd_exchange *x)
 {
 	psgd_session *s = x->session;
-	size_t values = 0;
-	float *at;
+	uint32_t bad;
 
 	x->plan.size = sizeof(x->plan);
 	PSGD__TRY(s->compressor.ops->plan(s->compressor.self, &x->bucket, x->round.step, &x->plan));
-	if (!x->plan.n_rounds || x->plan.n_rounds > PSGD_MAX_ROUNDS)
-		return PSGD_ERR_INTERNAL;
-	for (uint32_t i = 0; i < x->plan.n_rounds; i++) {
-		if (x->plan.round[i].count < 1 ||
-			__builtin_add_overflow(values,
-				((size_t)x->plan.round[i].count + 15) & ~(size_t)15, &values))
-			return PSGD_ERR_INTERNAL;
-	}
-	if (psgd__mul_overflows(values, sizeof(float), &x->memory_bytes))
-		return PSGD_ERR_NOMEM;
-	PSGD__TRY(psgd__message_memory(s, x->memory_bytes, &x->memory));
-	at = x->memory;
-	for (uint32_t i = 0; i < x->plan.n_rounds; i++) {
-		x->round.message[i] = at;
-		at += ((size_t)x->plan.round[i].count + 15) & ~(size_t)15;
-	}
+	if (psgd__plan_complete(&x->plan, &bad) < 0)
+		return psgd__session_fail(s, PSGD_ERR_INVALID,
+			"compressor %s plans what cannot be sent: round %u of %u, kind %u, dtype "
+			"%u, count %lld",
+			s->compressor.ops->name ? s->compressor.ops->name : "(no name)", bad,
+			x->plan.n_rounds, x->plan.round[bad].kind, x->plan.round[bad].dtype,
+			(long long)x->plan.round[bad].count);
+	PSGD__TRY(allocate_messages(x));
 	PSGD__TRY(psgd__record_bucket(x));
 	x->signature = signature(x);
 	if (s->n_workers > 1 && !agreed_before(s, x->signature)) {
@@ -178,16 +232,20 @@ static psgd_status send_agreement(struct psgd_exchange *x)
 {
 	psgd_session *s = x->session;
 	double *mine = x->agreement + (size_t)s->worker * AGREE_BLOCK;
+	uint32_t rounds = 0;
 	int64_t values = 0;
 	psgd_status status;
 
-	for (uint32_t i = 0; i < x->plan.n_rounds; i++)
+	for (uint32_t i = 0; i < x->plan.n_rounds; i++) {
 		values += x->plan.round[i].count;
+		rounds = rounds << 8 | x->plan.round[i].kind << 4 | x->plan.round[i].dtype;
+	}
 	mine[AGREE_HASH_HIGH] = (double)(x->signature >> 32);
 	mine[AGREE_HASH_LOW] = (double)(x->signature & UINT32_MAX);
 	mine[AGREE_GRADS] = (double)x->bucket.n_grads;
 	mine[AGREE_VALUES] = (double)values;
 	mine[AGREE_NUMBER] = (double)x->number;
+	mine[AGREE_ROUNDS] = (double)rounds;
 	status = psgd__hand_out(x, PSGD_ALLREDUCE_SUM, PSGD_F64, x->agreement,
 		(int64_t)s->n_workers * AGREE_BLOCK, false);
 	/* The signature is what is to be compared: here it must not keep messages apart. */
@@ -212,9 +270,11 @@ static psgd_status check_agreement(struct psgd_exchange *x)
 			x->agreement, AGREE_BLOCK, AGREE_BLOCK, s->n_workers, who, sizeof(who));
 		return psgd__session_fail(s, PSGD_ERR_MISMATCH,
 			"bucket %zu of step %llu differs on %s: worker 0 sends %.0f tensors in "
-			"%.0f values, worker %u %.0f tensors in %.0f values",
+			"%.0f values, worker %u %.0f tensors in %.0f values%s",
 			x->number, (unsigned long long)x->round.step, who, zero[AGREE_GRADS],
-			zero[AGREE_VALUES], w, other[AGREE_GRADS], other[AGREE_VALUES]);
+			zero[AGREE_VALUES], w, other[AGREE_GRADS], other[AGREE_VALUES],
+			zero[AGREE_ROUNDS] == other[AGREE_ROUNDS] ? ""
+								  : ", by other kinds of rounds");
 	}
 	PSGD__TRY(psgd__grow(&s->seen, &s->seen_capacity, s->n_seen + 1, sizeof(*s->seen)));
 	s->seen[s->n_seen++] = x->signature;
@@ -252,9 +312,9 @@ static psgd_status advance_bucket(struct psgd_exchange *x, bool *worked)
 			break;
 		case ROUND_SEND:
 			x->stage = ROUND_RUN;
-			psgd_status sent =
-				psgd__hand_out(x, PSGD_ALLREDUCE_SUM, PSGD_F32, x->round.message[i],
-					x->plan.round[i].count, i + 1 == x->plan.n_rounds);
+			const struct psgd_payload *round = &x->plan.round[i];
+			psgd_status sent = psgd__hand_out(x, round->kind, round->dtype,
+				x->round.message[i], round->count, i + 1 == x->plan.n_rounds);
 			if (sent == PSGD_PENDING)
 				x->stage = ROUND_SEND;
 			return sent;

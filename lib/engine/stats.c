@@ -101,6 +101,7 @@ psgd_status psgd__record_transfer(struct psgd_exchange *x, const struct psgd_tra
 	psgd_session *s = x->session;
 	struct psgd__record *r = &s->record;
 	int64_t start_ns = transfer->start_ns, end_ns = transfer->end_ns;
+	bool gathered = x->collective.kind == PSGD_ALLGATHER;
 	psgd_status status = PSGD_OK;
 
 	/* What is between two steps belongs to none. */
@@ -126,10 +127,11 @@ psgd_status psgd__record_transfer(struct psgd_exchange *x, const struct psgd_tra
 				sizeof(*r->messages));
 		if (status >= 0)
 			r->messages[r->n_messages++] = (struct psgd_message_time){
-				.bytes = transfer->payload_bytes,
+				.bytes = transfer->payload_bytes * (gathered ? s->n_workers : 1),
 				.ns = end_ns - start_ns,
 				.bucket = (uint32_t)x->number,
 				.round = x->round.index,
+				.kind = x->collective.kind,
 			};
 	}
 	pthread_mutex_unlock(&s->lock);

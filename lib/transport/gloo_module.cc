@@ -1,5 +1,5 @@
 /*
- * psgd-gloo.so: ring all-reduce and binomial-tree broadcast by Gloo over TCP.
+ * psgd-gloo.so: ring all-reduce, ring all-gather and binomial-tree broadcast by Gloo over TCP.
  *
  * What it relies on in Gloo, and has to work around:
  * - A message goes out only after the receiver asked for its slot, and Gloo's own thread ends the
@@ -13,6 +13,7 @@
  * Gloo adds, and sent_bytes leaves out, three headers of 48 bytes per segment and direction (two
  * announcements, one before the data): 192 bytes for each segment sent and received.
  */
+#include <gloo/allgather.h>
 #include <gloo/allreduce.h>
 #include <gloo/broadcast.h>
 #include <netdb.h>
@@ -166,17 +167,37 @@ uint64_t broadcast(const std::shared_ptr<Mesh> &mesh, const psgd_collective &c)
 	       static_cast<uint64_t>(c.count) * sizeof(T);
 }
 
+/* In place, as there is no input: Gloo cuts each block in two, and passes all but one of them on.
+ */
+template <typename T>
+uint64_t allgather(const std::shared_ptr<Mesh> &mesh, const psgd_collective &c)
+{
+	gloo::AllgatherOptions options(mesh);
+	const uint64_t n = static_cast<uint64_t>(mesh->size),
+		       count = static_cast<uint64_t>(c.count);
+
+	options.setOutput(static_cast<T *>(c.data), n * count);
+	options.setTag(tag_of(c));
+	gloo::allgather(options);
+	return (n - 1) * count * sizeof(T);
+}
+
+template <typename T> uint64_t copy(const std::shared_ptr<Mesh> &mesh, const psgd_collective &c)
+{
+	return c.kind == PSGD_ALLGATHER ? allgather<T>(mesh, c) : broadcast<T>(mesh, c);
+}
+
 uint64_t run(const std::shared_ptr<Mesh> &mesh, const psgd_collective &c)
 {
 	if (c.kind == PSGD_ALLREDUCE_SUM)
 		return c.dtype == PSGD_F64 ? allreduce<double>(mesh, c) : allreduce<float>(mesh, c);
 	switch (c.dtype) {
 	case PSGD_F64:
-		return broadcast<double>(mesh, c);
+		return copy<double>(mesh, c);
 	case PSGD_F32:
-		return broadcast<float>(mesh, c);
+		return copy<float>(mesh, c);
 	default:
-		return broadcast<uint8_t>(mesh, c);
+		return copy<uint8_t>(mesh, c);
 	}
 }
 

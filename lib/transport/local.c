@@ -1,7 +1,7 @@
 /*
  * Workers that are threads of one process. The k-th collectives of all endpoints make up round k;
- * whoever posts the last one runs it. A broadcast counts as a binomial tree, an all-reduce as a
- * ring, so that sent_bytes means the same as on a network.
+ * whoever posts the last one runs it. A broadcast counts as a binomial tree, an all-reduce and an
+ * all-gather as rings, so that sent_bytes means the same as on a network.
  */
 #include <string.h>
 
@@ -79,18 +79,16 @@ static void describe(char *text, size_t bytes, const struct local_request *r)
 	const struct psgd_collective *c = &r->base.collective;
 	static const char *const types[] = {
 		[PSGD_F32] = "f32", [PSGD_F64] = "f64", [PSGD_U8] = "u8"};
+	char from[48] = "";
 
-	if (c->kind == PSGD_ALLREDUCE_SUM)
-		psgd__text(text, bytes, "worker %u: all-reduce of %lld %s (%llu bytes), tag %llu",
-			r->worker, (long long)c->count, types[c->dtype],
-			(unsigned long long)r->base.transfer.payload_bytes,
-			(unsigned long long)c->tag);
-	else
-		psgd__text(text, bytes,
-			"worker %u: broadcast from worker %u of %lld %s (%llu bytes), tag %llu",
-			r->worker, c->root, (long long)c->count, types[c->dtype],
-			(unsigned long long)r->base.transfer.payload_bytes,
-			(unsigned long long)c->tag);
+	if (c->kind == PSGD_BROADCAST)
+		psgd__text(from, sizeof(from), " from worker %u", c->root);
+	psgd__text(text, bytes, "worker %u: %s%s of %lld %s (%llu bytes), tag %llu", r->worker,
+		c->kind == PSGD_BROADCAST   ? "broadcast"
+		: c->kind == PSGD_ALLGATHER ? "all-gather"
+					    : "all-reduce",
+		from, (long long)c->count, types[c->dtype],
+		(unsigned long long)r->base.transfer.payload_bytes, (unsigned long long)c->tag);
 }
 
 static bool same(const struct psgd_collective *a, const struct psgd_collective *b)
@@ -147,12 +145,27 @@ static void broadcast(const struct round *round, uint32_t n, size_t bytes)
 	}
 }
 
+static void allgather(const struct round *round, uint32_t n, size_t bytes)
+{
+	for (uint32_t from = 0; from < n; from++) {
+		const char *block = (char *)round->of[from]->base.collective.data + from * bytes;
+
+		for (uint32_t w = 0; w < n; w++) {
+			if (w != from)
+				memcpy((char *)round->of[w]->base.collective.data + from * bytes,
+					block, bytes);
+		}
+	}
+}
+
 static void round_run(const struct round *round, uint32_t n)
 {
 	const struct psgd_collective *c = &round->of[0]->base.collective;
 
 	if (c->kind == PSGD_BROADCAST)
 		broadcast(round, n, (size_t)round->of[0]->base.transfer.payload_bytes);
+	else if (c->kind == PSGD_ALLGATHER)
+		allgather(round, n, (size_t)round->of[0]->base.transfer.payload_bytes);
 	else if (c->dtype == PSGD_F32)
 		sum_float(round, n, (size_t)c->count);
 	else
@@ -166,6 +179,8 @@ static uint64_t sent_bytes(const struct local_request *r, uint32_t n)
 
 	if (c->kind == PSGD_BROADCAST)
 		return (uint64_t)payload * psgd__tree_children(r->worker, c->root, n);
+	if (c->kind == PSGD_ALLGATHER)
+		return (uint64_t)(payload * (n - 1));
 	return (uint64_t)((payload * 2 * (n - 1) + n - 1) / n);
 }
 

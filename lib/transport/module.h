@@ -8,9 +8,9 @@
 
 #include <psgd/transport.h>
 
-/* The one exported function; the number changes with the layout of the structs here. */
-#define PSGD__GLOO_ENTRY psgd_gloo_module_1
-#define PSGD__GLOO_ENTRY_NAME "psgd_gloo_module_1"
+/* The one exported function; the number changes with the structs here, and with what `run` can. */
+#define PSGD__GLOO_ENTRY psgd_gloo_module_2
+#define PSGD__GLOO_ENTRY_NAME "psgd_gloo_module_2"
 
 /* Where one worker listens for one other; opaque, as long as Gloo's longest address. */
 #define PSGD__GLOO_ADDRESS_BYTES 192

@@ -153,11 +153,13 @@ psgd_status psgd__requests_test(struct psgd__requests *q, struct psgd__request *
 
 static psgd_status check(const struct psgd_collective *c, uint32_t n_workers, size_t *bytes)
 {
-	size_t each = psgd_dtype_bytes(c->dtype);
+	size_t each = psgd_dtype_bytes(c->dtype), all;
 
 	if (c->count < 1 || !c->data || !each || c->reserved)
 		return PSGD_ERR_INVALID;
-	if (psgd__mul_overflows((size_t)c->count, each, bytes) || *bytes > PTRDIFF_MAX)
+	if (psgd__mul_overflows((size_t)c->count, each, bytes) ||
+		psgd__mul_overflows(*bytes, c->kind == PSGD_ALLGATHER ? n_workers : 1, &all) ||
+		all > PTRDIFF_MAX)
 		return PSGD_ERR_INVALID;
 	if (c->stream)
 		return PSGD_ERR_UNSUPPORTED;
@@ -166,6 +168,8 @@ static psgd_status check(const struct psgd_collective *c, uint32_t n_workers, si
 		return c->dtype == PSGD_U8 ? PSGD_ERR_UNSUPPORTED : PSGD_OK;
 	case PSGD_BROADCAST:
 		return c->root < n_workers ? PSGD_OK : PSGD_ERR_INVALID;
+	case PSGD_ALLGATHER:
+		return PSGD_OK;
 	default:
 		return PSGD_ERR_INVALID;
 	}

@@ -161,6 +161,9 @@ static struct psgd_message message_of(const struct psgd__request *r, uint32_t n)
 	if (r->collective.kind == PSGD_ALLREDUCE_SUM) {
 		m.steps = 2 * (n - 1);
 		m.bytes = payload / n + (payload % n != 0);
+	} else if (r->collective.kind == PSGD_ALLGATHER) {
+		m.steps = n - 1;
+		m.bytes = payload;
 	} else {
 		m.steps = psgd__tree_depth(n);
 		m.bytes = payload;

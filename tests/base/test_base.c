@@ -2,6 +2,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <psgd/compressor.h>
+
 #include "base/base.h"
 #include "base/index.h"
 #include "support/suite.h"
@@ -65,6 +67,28 @@ START_TEST(tensor_shapes)
 	ck_assert_uint_eq(psgd_dtype_bytes(PSGD_F64), 8);
 	ck_assert_uint_eq(psgd_dtype_bytes(PSGD_U8), 1);
 	ck_assert_uint_eq(psgd_dtype_bytes(77), 0);
+}
+END_TEST
+
+START_TEST(payloads)
+{
+	static const struct {
+		struct psgd_payload payload;
+		uint64_t want;
+	} cases[] = {
+		{{0, 0, 5}, 20},
+		{{PSGD_ALLREDUCE_SUM, PSGD_F64, 5}, 40},
+		{{PSGD_ALLGATHER, PSGD_U8, 5}, 5},
+		{{0, 0, 0}, 0},
+		{{0, 0, -1}, 0},
+		{{0, 77, 1}, 0},
+		{{0, PSGD_F64, INT64_MAX}, 0},
+		{{0, PSGD_U8, INT64_MAX}, INT64_MAX},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		ck_assert_uint_eq(psgd_payload_bytes(&cases[i].payload), cases[i].want);
+	ck_assert_uint_eq(psgd_payload_bytes(NULL), 0);
 }
 END_TEST
 
@@ -167,6 +191,7 @@ static Suite *suite(void)
 	tcase_add_test(c, version_is_one);
 	tcase_add_test(c, every_status_has_words);
 	tcase_add_test(c, tensor_shapes);
+	tcase_add_test(c, payloads);
 	tcase_add_test(c, options_by_size);
 	tcase_add_test(c, memory_that_overflows);
 	tcase_add_test(c, ids_are_found);

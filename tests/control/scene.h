@@ -148,7 +148,11 @@ static inline struct psgd_observation scene_observe(struct scene *s, uint64_t st
 			if (bad || scene_random(s) < s->outliers)
 				ns *= 2.0 + 20.0 * scene_random(s);
 			s->messages[seen.n_messages++] = (struct psgd_message_time){
-				bytes, scene_jitter(s, ns), (uint32_t)b, i};
+				.bytes = bytes,
+				.ns = scene_jitter(s, ns),
+				.bucket = (uint32_t)b,
+				.round = i,
+			};
 		}
 		s->buckets[b] = (struct psgd_bucket_time){
 			(int64_t)(compute * (double)(b + 1) / (double)s->n_buckets *

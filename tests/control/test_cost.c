@@ -73,6 +73,61 @@ START_TEST(link_refused)
 }
 END_TEST
 
+/* A round on the wire: steps and bytes of a ring, by arithmetic. */
+START_TEST(one_round)
+{
+	static const struct psgd_payload zero = {0}, sum = {0, 0, 1000}, sum64 = {1, PSGD_F64, 500};
+	static const struct psgd_payload gather = {PSGD_ALLGATHER, PSGD_U8, 1000};
+	static const struct psgd_payload bad[] = {
+		{PSGD_BROADCAST, 0, 1}, {4, 0, 1}, {0, 9, 1}, {0, 0, -1}, {0, PSGD_F64, INT64_MAX}};
+	struct psgd_link link = PSGD_INIT(psgd_link);
+	struct psgd_cost_link cost = PSGD_INIT(psgd_cost_link);
+	double ns;
+
+	link.egress_bps = 8000000; /* 1000 ns a byte */
+	link.delay_ns = 70;
+	for (uint32_t n = 1; n <= 5; n++) {
+		ck_assert_int_eq(psgd_cost_link_of(&link, n, &cost), PSGD_OK);
+		ck_assert_int_eq(psgd_cost_round(&cost, &sum, &ns), PSGD_OK);
+		ck_assert_double_eq_tol(ns, 2 * (n - 1) * (70 + 4000.0 / n * 1000), 1e-3);
+		ck_assert_int_eq(psgd_cost_round(&cost, &sum64, &ns), PSGD_OK);
+		ck_assert_double_eq_tol(ns, 2 * (n - 1) * (70 + 4000.0 / n * 1000), 1e-3);
+		ck_assert_int_eq(psgd_cost_round(&cost, &gather, &ns), PSGD_OK);
+		ck_assert_double_eq_tol(ns, (n - 1) * (70 + 1000.0 * 1000), 1e-3);
+		ck_assert_int_eq(psgd_cost_round(&cost, &zero, &ns), PSGD_OK);
+		ck_assert(ns == 0);
+	}
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		ck_assert_int_eq(psgd_cost_round(&cost, &bad[i], &ns), PSGD_ERR_INVALID);
+	ck_assert_int_eq(psgd_cost_round(NULL, &sum, &ns), PSGD_ERR_INVALID);
+	ck_assert_int_eq(psgd_cost_round(&cost, NULL, &ns), PSGD_ERR_INVALID);
+	ck_assert_int_eq(psgd_cost_round(&cost, &sum, NULL), PSGD_ERR_INVALID);
+	cost.n_workers = 0;
+	ck_assert_int_eq(psgd_cost_round(&cost, &gather, &ns), PSGD_ERR_INVALID);
+	cost.delay_ns = -1;
+	ck_assert_int_eq(psgd_cost_round(&cost, &sum, &ns), PSGD_ERR_INVALID);
+}
+END_TEST
+
+/* A plan of both kinds: 100 bytes by all-reduce, then 50 in each of 3 blocks. */
+START_TEST(mixed_rounds)
+{
+	struct psgd_plan plan = PSGD_INIT(psgd_plan);
+	struct psgd_cost_bucket bucket = {&plan, 0, 0, 0};
+	struct psgd_cost_link link = link_of(10, 2);
+	struct psgd_cost out = PSGD_INIT(psgd_cost);
+
+	plan.n_rounds = 2;
+	plan.round[0].count = 25;
+	plan.round[1] = (struct psgd_payload){PSGD_ALLGATHER, PSGD_U8, 50};
+	ck_assert_int_eq(psgd_cost_predict(&bucket, 1, 0, &link, &out), PSGD_ERR_INVALID);
+	link.n_workers = 3;
+	ck_assert_int_eq(psgd_cost_predict(&bucket, 1, 0, &link, &out), PSGD_OK);
+	ck_assert_int_eq(out.wire_ns, 10 + 2 * 100 + (10 + 2 * 150) / 2);
+	ck_assert_uint_eq(out.payload_bytes, 150);
+}
+END_TEST
+
 /* One bucket of two messages: nothing overlaps, all is a sum. */
 START_TEST(one_bucket)
 {
@@ -359,6 +414,8 @@ static Suite *suite(void)
 
 	tcase_set_timeout(t, 60);
 	tcase_add_test(t, ring_allreduce);
+	tcase_add_test(t, one_round);
+	tcase_add_test(t, mixed_rounds);
 	tcase_add_test(t, link_refused);
 	tcase_add_test(t, one_bucket);
 	tcase_add_test(t, wire_bound);

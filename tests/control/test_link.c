@@ -228,13 +228,39 @@ START_TEST(thinned)
 }
 END_TEST
 
+/* All-gathers take half as long as all-reduces of all their blocks: one line fits them all. */
+START_TEST(gathers)
+{
+	struct wire w;
+
+	wire_init(&w, 1);
+	for (int i = 0; i < 30; i++) {
+		struct psgd_message_time message[8] = {0};
+
+		for (size_t k = 0; k < 8; k++) {
+			bool gather = (k + (size_t)i) % 3 != 0;
+			double ns = 2e5 + 80 * (double)mixed[k];
+
+			message[k].kind = gather ? PSGD_ALLGATHER : PSGD_ALLREDUCE_SUM;
+			message[k].bytes = mixed[k];
+			message[k].ns = (int64_t)(gather ? ns / 2 : ns);
+		}
+		ck_assert(!psgd__link_fit_add(&w.fit, message, 8));
+	}
+	ck_assert_double_eq_tol(w.fit.ns_per_byte, 80, 0.5);
+	ck_assert_double_eq_tol(line(&w, 40000), 2e5 + 80 * 40000, 2e4);
+}
+END_TEST
+
 /* Nonsense does not get in; the extremes of the types give finite, non-negative lines. */
 START_TEST(hostile)
 {
 	struct psgd__link_fit fit = {0};
-	struct psgd_message_time bad[] = {{0, 5, 0, 0}, {5, 0, 0, 0}, {5, -5, 0, 0}};
-	struct psgd_message_time wild[] = {{1, 1, 0, 0}, {UINT64_MAX, INT64_MAX, 0, 0},
-		{UINT64_MAX, 1, 0, 0}, {1, INT64_MAX, 0, 0}};
+	struct psgd_message_time bad[] = {
+		{.bytes = 0, .ns = 5}, {.bytes = 5, .ns = 0}, {.bytes = 5, .ns = -5}};
+	struct psgd_message_time wild[] = {{.bytes = 1, .ns = 1},
+		{.bytes = UINT64_MAX, .ns = INT64_MAX}, {.bytes = UINT64_MAX, .ns = 1},
+		{.bytes = 1, .ns = INT64_MAX}};
 
 	ck_assert(!psgd__link_fit_add(&fit, bad, 3));
 	ck_assert(!psgd__link_fit_add(&fit, NULL, 0));
@@ -284,6 +310,7 @@ static Suite *suite(void)
 	tcase_add_test(t, one_size);
 	tcase_add_test(t, new_sizes);
 	tcase_add_test(t, thinned);
+	tcase_add_test(t, gathers);
 	tcase_add_test(t, hostile);
 	tcase_add_test(t, nth);
 	suite_add_tcase(s, t);

@@ -42,7 +42,12 @@ static void collect(struct group *g, struct psgd_collective *c)
 				((double *)c[0].data)[i] += ((double *)c[w].data)[i];
 		}
 	}
-	for (uint32_t w = 0; w < g->n_workers; w++) {
+	for (uint32_t from = 0; c[0].kind == PSGD_ALLGATHER && from < g->n_workers; from++)
+		for (uint32_t w = 0; w < g->n_workers; w++)
+			if (w != from)
+				memcpy((char *)c[w].data + from * bytes,
+					(char *)c[from].data + from * bytes, bytes);
+	for (uint32_t w = 0; c[0].kind != PSGD_ALLGATHER && w < g->n_workers; w++) {
 		uint32_t from = c[0].kind == PSGD_BROADCAST ? c[0].root : 0;
 
 		if (w != from)

@@ -1,5 +1,5 @@
 /*
- * N workers in one thread: sessions without transports, whose collectives are summed here, in
+ * N workers in one thread: sessions without transports, whose collectives are run here, in
  * worker order. What a trainer with collectives of its own does, and the shortest way to test laws.
  */
 #ifndef TESTS_GROUP_H
@@ -7,7 +7,7 @@
 
 #include <psgd/psgd.h>
 
-#define GROUP_MAX 4
+#define GROUP_MAX 5
 
 struct group {
 	uint32_t n_workers;

@@ -4,10 +4,11 @@
 #include <string.h>
 
 #include "support/suite.h"
+#include "transport/messages.h"
 #include "transport/workers.h"
 
-#define MS INT64_C(1000000)
 #define MAX_BATCH 8
+#define MOST 4 /* workers in loops over counts */
 #define NO_KILL .killed = -1
 
 static const struct psgd_link fast_link = {
@@ -16,7 +17,7 @@ static const struct psgd_link fast_link = {
 /* Loop tests number all kinds by all worker counts from `least` on. */
 static struct cluster cluster_of(int i, uint32_t least, void (*run)(struct worker *))
 {
-	const int n_counts = MAX_WORKERS - (int)least + 1;
+	const int n_counts = MOST - (int)least + 1;
 
 	return (struct cluster){.kind = (enum kind)(i / n_counts),
 		.n = least + (uint32_t)(i % n_counts),
@@ -24,160 +25,7 @@ static struct cluster cluster_of(int i, uint32_t least, void (*run)(struct worke
 		.run = run,
 		NO_KILL};
 }
-#define N_CASES(least) (N_KINDS * (MAX_WORKERS - (least) + 1))
-
-/* Counter-based, so that every worker can say what every other one holds. */
-static uint64_t mix(uint64_t a, uint64_t b)
-{
-	uint64_t x = (a + 1) * 0x9e3779b97f4a7c15 ^ (b + 0x7f4a7c15) * 0xbf58476d1ce4e5b9;
-
-	x = (x ^ x >> 31) * 0x94d049bb133111eb;
-	return x ^ x >> 29;
-}
-
-static double value_of(uint64_t message, uint32_t worker, int64_t i)
-{
-	return (double)(mix(message * 8 + worker, (uint64_t)i) >> 40) / (1 << 20) - 8.0;
-}
-
-struct item {
-	struct psgd_collective c;
-	void *request;
-	atomic_int notified;
-	uint64_t message;
-};
-
-static void on_notify(void *user)
-{
-	struct item *item = user;
-
-	atomic_fetch_add(&item->notified, 1);
-}
-
-static psgd_status post(struct worker *w, struct item *item)
-{
-	item->c.size = sizeof(item->c);
-	item->c.tag = item->message;
-	item->c.notify = on_notify;
-	item->c.notify_user = item;
-	return w->transport.ops->post(w->transport.self, &item->c, &item->request);
-}
-
-/* Until the request ends; fails when that takes too long. */
-static psgd_status finish(struct worker *w, struct item *item, struct psgd_transfer *t)
-{
-	const int64_t deadline = now_ns() + 40000 * MS;
-	psgd_status status;
-
-	do {
-		REQUIRE(now_ns() < deadline);
-		status = w->transport.ops->test(w->transport.self, item->request, 100 * MS, t);
-	} while (status == PSGD_PENDING);
-	return status;
-}
-
-/* Notify may come a moment after test has seen the result, but it must come. */
-static void require_notified(struct item *item)
-{
-	const int64_t deadline = now_ns() + 5000 * MS;
-
-	while (!atomic_load(&item->notified)) {
-		REQUIRE(now_ns() < deadline);
-		sleep_ms(1);
-	}
-	REQUIRE(atomic_load(&item->notified) == 1);
-}
-
-static void fill(struct item *item, uint32_t worker)
-{
-	for (int64_t i = 0; i < item->c.count; i++) {
-		const double x = value_of(item->message, worker, i);
-
-		if (item->c.dtype == PSGD_F32)
-			((float *)item->c.data)[i] = (float)x;
-		else if (item->c.dtype == PSGD_F64)
-			((double *)item->c.data)[i] = x;
-		else
-			((uint8_t *)item->c.data)[i] = (uint8_t)(int)(x * 16);
-	}
-}
-
-static void require_value(const struct item *item, uint32_t n, int64_t i)
-{
-	const bool f32 = item->c.dtype == PSGD_F32;
-	double want = 0, got;
-
-	if (item->c.dtype == PSGD_U8) {
-		REQUIRE(((uint8_t *)item->c.data)[i] ==
-			(uint8_t)(int)(value_of(item->message, item->c.root, i) * 16));
-		return;
-	}
-	got = f32 ? (double)((float *)item->c.data)[i] : ((double *)item->c.data)[i];
-	if (item->c.kind == PSGD_BROADCAST)
-		want = value_of(item->message, item->c.root, i);
-	else
-		for (uint32_t w = 0; w < n; w++)
-			want += value_of(item->message, w, i);
-	REQUIRE(fabs(got - want) <= (f32 ? 2e-5 : 1e-12));
-}
-
-/* A message that all workers know from its number. */
-static void draw(struct item *item, uint64_t message, uint32_t n)
-{
-	const uint64_t r = mix(message, 1000);
-	const int64_t sizes[] = {1, 2, 3, 5, 17, (int64_t)(r >> 8 & 0x3ff) + 1,
-		(int64_t)(r >> 20 & 0xffff) + 1, (int64_t)(r >> 40 & 0x3ffff) + 1};
-
-	memset(item, 0, sizeof(*item));
-	item->message = message;
-	item->c.count = sizes[r & 7];
-	item->c.kind = (r >> 3 & 3) ? PSGD_ALLREDUCE_SUM : PSGD_BROADCAST;
-	item->c.dtype = 1 + (uint32_t)((r >> 5 & 7) % (item->c.kind == PSGD_BROADCAST ? 3 : 2));
-	item->c.root = item->c.kind == PSGD_BROADCAST ? (uint32_t)((r >> 50) % n) : 0;
-	item->c.data = malloc((size_t)item->c.count * 8);
-	REQUIRE(item->c.data);
-}
-
-static void require_transfer(
-	const struct psgd_transfer *t, const struct item *item, uint32_t n, int64_t *last_end)
-{
-	const uint64_t payload = (uint64_t)item->c.count * psgd_dtype_bytes(item->c.dtype);
-
-	REQUIRE(t->payload_bytes == payload);
-	REQUIRE(t->post_ns <= t->start_ns && t->start_ns <= t->end_ns);
-	REQUIRE(t->end_ns >= *last_end && t->end_ns <= now_ns());
-	*last_end = t->end_ns;
-	if (item->c.kind == PSGD_BROADCAST) {
-		REQUIRE(t->sent_bytes % payload == 0 && t->sent_bytes <= 2 * payload);
-	} else {
-		/* A ring sends all but one part in n, twice; short messages do not divide well. */
-		const double even = 2.0 * (n - 1) / n * (double)payload;
-
-		REQUIRE(t->sent_bytes <= 2 * payload);
-		REQUIRE(payload < 4096 || fabs((double)t->sent_bytes - even) < 0.05 * even + 1);
-	}
-}
-
-/* The bytes of all workers are those of worker 0. */
-static void require_equal_bits(struct worker *w, struct item *item)
-{
-	const size_t bytes = (size_t)item->c.count * psgd_dtype_bytes(item->c.dtype);
-	struct item copy;
-
-	memset(&copy, 0, sizeof(copy));
-	copy.message = item->message + 1000000;
-	copy.c.kind = PSGD_BROADCAST;
-	copy.c.dtype = PSGD_U8;
-	copy.c.count = (int64_t)bytes;
-	copy.c.data = malloc(bytes);
-	REQUIRE(copy.c.data);
-	memcpy(copy.c.data, item->c.data, bytes);
-	REQUIRE(post(w, &copy) == PSGD_OK);
-	REQUIRE(finish(w, &copy, NULL) == PSGD_OK);
-	REQUIRE(!memcmp(copy.c.data, item->c.data, bytes));
-	require_notified(&copy);
-	free(copy.c.data);
-}
+#define N_CASES(least) (N_KINDS * (MOST - (least) + 1))
 
 static void run_random(struct worker *w)
 {
@@ -191,7 +39,7 @@ static void run_random(struct worker *w)
 
 		for (int i = 0; i < batches[b]; i++) {
 			draw(&items[i], ++message, n);
-			fill(&items[i], w->transport.worker);
+			fill(&items[i], w->transport.worker, n);
 		}
 		for (int i = 0; i < batches[b]; i++)
 			REQUIRE(post(w, &items[i]) == PSGD_OK);
@@ -200,7 +48,7 @@ static void run_random(struct worker *w)
 
 			REQUIRE(finish(w, &items[i], &t) == PSGD_OK);
 			require_transfer(&t, &items[i], n, &last_end);
-			for (int64_t k = 0; k < items[i].c.count; k++)
+			for (int64_t k = 0; k < values_in(&items[i], n); k++)
 				require_value(&items[i], n, k);
 			require_notified(&items[i]);
 		}
@@ -224,17 +72,53 @@ START_TEST(test_random)
 }
 END_TEST
 
-static struct item one_item(int64_t count)
+/* Counts that halves and words do not divide, of every type, between as many as are odd. */
+static void run_allgather(struct worker *w)
 {
-	struct item item = {.message = 1};
+	static const int64_t counts[] = {1, 2, 3, 7, 1001, 65537, 400003};
+	const uint32_t n = w->transport.n_workers;
+	struct item items[MAX_BATCH];
+	uint64_t message = 0;
 
-	item.c.kind = PSGD_ALLREDUCE_SUM;
-	item.c.dtype = PSGD_F32;
-	item.c.count = count;
-	item.c.data = calloc((size_t)count, 4);
-	REQUIRE(item.c.data);
-	return item;
+	for (uint32_t dtype = PSGD_F32; dtype <= PSGD_U8; dtype++) {
+		const int n_counts = sizeof(counts) / sizeof(counts[0]);
+		int64_t last_end = 0;
+
+		for (int i = 0; i < n_counts; i++) {
+			items[i] = (struct item){.message = ++message};
+			items[i].c.kind = PSGD_ALLGATHER;
+			items[i].c.dtype = dtype;
+			items[i].c.count = counts[i];
+			items[i].c.data = malloc((size_t)counts[i] * n * 8);
+			REQUIRE(items[i].c.data);
+			fill(&items[i], w->transport.worker, n);
+			REQUIRE(post(w, &items[i]) == PSGD_OK);
+		}
+		for (int i = 0; i < n_counts; i++) {
+			struct psgd_transfer t = PSGD_INIT(psgd_transfer);
+
+			REQUIRE(finish(w, &items[i], &t) == PSGD_OK);
+			require_transfer(&t, &items[i], n, &last_end);
+			for (int64_t k = 0; k < values_in(&items[i], n); k++)
+				require_value(&items[i], n, k);
+			require_notified(&items[i]);
+			free(items[i].c.data);
+		}
+	}
 }
+
+START_TEST(test_allgather)
+{
+	static const uint32_t n_workers[] = {2, 3, 5};
+	const struct cluster c = {.kind = (enum kind)(_i / 3),
+		.n = n_workers[_i % 3],
+		.link = fast_link,
+		.run = run_allgather,
+		NO_KILL};
+
+	run_workers(&c);
+}
+END_TEST
 
 static void require_reason(struct worker *w)
 {
@@ -242,6 +126,14 @@ static void require_reason(struct worker *w)
 
 	w->transport.ops->error(w->transport.self, reason, sizeof(reason));
 	REQUIRE(strstr(reason, "worker "));
+}
+
+static void require_words(struct worker *w, const char *words)
+{
+	char reason[512] = "";
+
+	w->transport.ops->error(w->transport.self, reason, sizeof(reason));
+	REQUIRE(strstr(reason, words));
 }
 
 /* After an error, a post or its request fails, and at once. */
@@ -280,7 +172,12 @@ static void run_disagree(struct worker *w)
 		item.c.dtype = PSGD_F64;
 	} else if (odd && !strcmp(what, "kind"))
 		item.c.kind = PSGD_BROADCAST;
-	else if (!strcmp(what, "root")) {
+	else if (odd && !strcmp(what, "gather"))
+		item.c.kind = PSGD_ALLGATHER;
+	else if (!strcmp(what, "blocks")) {
+		item.c.kind = PSGD_ALLGATHER;
+		item.c.count -= odd;
+	} else if (!strcmp(what, "root")) {
 		item.c.kind = PSGD_BROADCAST;
 		item.c.root = odd;
 	}
@@ -292,6 +189,8 @@ static void run_disagree(struct worker *w)
 	if (w->kind == LOCAL || w->kind == SHAPED) {
 		REQUIRE(status == PSGD_ERR_MISMATCH);
 		require_reason(w);
+		if (!strcmp(what, "gather"))
+			require_words(w, "all-gather of 30000 f32");
 	} else if (strcmp(what, "root")) {
 		REQUIRE(status == PSGD_ERR_TIMEOUT || status == PSGD_ERR_PEER_LOST);
 		require_reason(w);
@@ -306,7 +205,8 @@ static void run_disagree(struct worker *w)
 
 START_TEST(test_disagree)
 {
-	static const char *const whats[] = {"tag", "larger", "smaller", "dtype", "kind", "root"};
+	static const char *const whats[] = {
+		"tag", "larger", "smaller", "dtype", "kind", "gather", "blocks", "root"};
 
 	for (size_t i = 0; i < sizeof(whats) / sizeof(whats[0]); i++) {
 		struct cluster c = cluster_of(_i, 2, run_disagree);
@@ -473,7 +373,7 @@ static void run_invalid(struct worker *w)
 		REQUIRE(!bad.request);                                                             \
 	} while (0)
 	REFUSED(kind, 0, PSGD_ERR_INVALID);
-	REFUSED(kind, 3, PSGD_ERR_INVALID);
+	REFUSED(kind, 4, PSGD_ERR_INVALID);
 	REFUSED(dtype, 0, PSGD_ERR_INVALID);
 	REFUSED(dtype, 9, PSGD_ERR_INVALID);
 	REFUSED(dtype, PSGD_U8, PSGD_ERR_UNSUPPORTED);
@@ -487,6 +387,10 @@ static void run_invalid(struct worker *w)
 	bad.c.kind = PSGD_BROADCAST;
 	bad.c.root = w->transport.n_workers;
 	REQUIRE(post(w, &bad) == PSGD_ERR_INVALID);
+	bad = good;
+	bad.c.kind = PSGD_ALLGATHER;
+	bad.c.count = INT64_MAX / 8 + 1; /* all blocks together do not fit */
+	REQUIRE(w->transport.n_workers == 1 || post(w, &bad) == PSGD_ERR_INVALID);
 	REQUIRE(w->transport.ops->post(w->transport.self, NULL, &request) == PSGD_ERR_INVALID);
 	/* What was refused has started nothing. */
 	bad = good;
@@ -511,6 +415,7 @@ static Suite *suite(void)
 
 	tcase_set_timeout(c, 120);
 	tcase_add_loop_test(c, test_random, 0, N_CASES(1));
+	tcase_add_loop_test(c, test_allgather, 0, 3 * N_KINDS);
 	tcase_add_loop_test(c, test_disagree, 0, N_CASES(2));
 	tcase_add_loop_test(c, test_never_posts, 0, N_CASES(2));
 	tcase_add_loop_test(c, test_abort, 0, N_CASES(2));

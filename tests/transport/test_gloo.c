@@ -9,16 +9,22 @@
 
 #define MS INT64_C(1000000)
 
-static psgd_status post(struct worker *w, float *data, int64_t count, uint64_t tag, void **request)
+static psgd_status post_kind(
+	struct worker *w, uint32_t kind, float *data, int64_t count, uint64_t tag, void **request)
 {
 	struct psgd_collective c = PSGD_INIT(psgd_collective);
 
-	c.kind = PSGD_ALLREDUCE_SUM;
+	c.kind = kind;
 	c.dtype = PSGD_F32;
 	c.count = count;
 	c.data = data;
 	c.tag = tag;
 	return w->transport.ops->post(w->transport.self, &c, request);
+}
+
+static psgd_status post(struct worker *w, float *data, int64_t count, uint64_t tag, void **request)
+{
+	return post_kind(w, PSGD_ALLREDUCE_SUM, data, count, tag, request);
 }
 
 static psgd_status finish(struct worker *w, void *request, struct psgd_transfer *t)
@@ -132,10 +138,40 @@ static void run_count(struct worker *w)
 	free(data);
 }
 
+/* An all-gather passes n - 1 blocks on, each in two messages. */
+static void run_count_gathered(struct worker *w)
+{
+	static const int64_t counts[] = {1, 3, 25001, 300007};
+	const uint32_t n = w->transport.n_workers;
+	float *data = calloc((size_t)300007 * n, sizeof(*data));
+	unsigned int round = 0;
+
+	REQUIRE(data);
+	for (uint64_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+		struct psgd_transfer t = PSGD_INIT(psgd_transfer);
+		const uint64_t before = socket_bytes();
+		uint64_t sent;
+		void *request;
+
+		meet(w, ++round);
+		REQUIRE(post_kind(w, PSGD_ALLGATHER, data, counts[i], i, &request) == PSGD_OK);
+		REQUIRE(finish(w, request, &t) == PSGD_OK);
+		meet(w, ++round);
+		sent = socket_bytes() - before;
+		REQUIRE(t.sent_bytes == (n - 1) * 4 * (uint64_t)counts[i]);
+		REQUIRE(sent >= t.sent_bytes + (uint64_t)96);
+		REQUIRE(sent - t.sent_bytes <= (uint64_t)2 * (n - 1) * 2 * 3 * 48);
+		meet(w, ++round);
+	}
+	free(data);
+}
+
 START_TEST(test_sent_bytes)
 {
-	const struct cluster c = {
-		.kind = GLOO, .n = 2 + (uint32_t)_i, .run = run_count, .killed = -1};
+	const struct cluster c = {.kind = GLOO,
+		.n = 2 + (uint32_t)_i % 3,
+		.run = _i < 3 ? run_count : run_count_gathered,
+		.killed = -1};
 
 	run_workers(&c);
 }
@@ -285,7 +321,7 @@ static Suite *suite(void)
 
 	tcase_set_timeout(c, 60);
 	tcase_add_loop_test(c, test_killed, 0, N_DEATHS * 3);
-	tcase_add_loop_test(c, test_sent_bytes, 0, 3);
+	tcase_add_loop_test(c, test_sent_bytes, 0, 6);
 	tcase_add_loop_test(c, test_equal_bits, 0, 3);
 	tcase_add_test(c, test_open);
 	tcase_add_test(c, test_hostile);

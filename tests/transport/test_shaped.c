@@ -22,16 +22,22 @@ static int64_t theory_ns(int64_t bytes, uint32_t n)
 	return (2 * (n - 1) * part - BURST) * 8 * 1000 / (BPS / 1000000);
 }
 
-static void post(struct worker *w, float *data, int64_t bytes, uint64_t tag, void **request)
+static void post_kind(
+	struct worker *w, uint32_t kind, float *data, int64_t bytes, uint64_t tag, void **request)
 {
 	struct psgd_collective c = PSGD_INIT(psgd_collective);
 
-	c.kind = PSGD_ALLREDUCE_SUM;
+	c.kind = kind;
 	c.dtype = PSGD_F32;
 	c.count = bytes / 4;
 	c.data = data;
 	c.tag = tag;
 	REQUIRE(w->transport.ops->post(w->transport.self, &c, request) == PSGD_OK);
+}
+
+static void post(struct worker *w, float *data, int64_t bytes, uint64_t tag, void **request)
+{
+	post_kind(w, PSGD_ALLREDUCE_SUM, data, bytes, tag, request);
 }
 
 static void finish(struct worker *w, void *request, struct psgd_transfer *t)
@@ -126,6 +132,48 @@ START_TEST(test_times)
 		.n = 2 + (uint32_t)_i % 2,
 		.link = link_100,
 		.run = run_times,
+		.killed = -1};
+
+	run_workers(&c);
+}
+END_TEST
+
+/* An all-gather: n - 1 steps of one block, with a delay in each. */
+static void run_gather(struct worker *w)
+{
+	const uint32_t n = w->transport.n_workers;
+	const int64_t bytes = 256 << 10, delay = 2 * MS;
+	/* The delay is long enough to fill the bucket again for the next step. */
+	const int64_t theory = (n - 1) * (delay + (bytes - BURST) * 8 * 1000 / (BPS / 1000000));
+	float *data = calloc(n, (size_t)bytes);
+	int64_t reported[N_REPEATS];
+
+	REQUIRE(data);
+	for (int i = 0; i < N_REPEATS; i++) {
+		struct psgd_transfer t = PSGD_INIT(psgd_transfer);
+		void *request;
+
+		meet(w, 2 * (unsigned int)i + 1);
+		post_kind(w, PSGD_ALLGATHER, data, bytes, (uint64_t)i, &request);
+		finish(w, request, &t);
+		meet(w, 2 * (unsigned int)i + 2);
+		REQUIRE(t.payload_bytes == (uint64_t)bytes);
+		REQUIRE(t.sent_bytes == (n - 1) * (uint64_t)bytes);
+		reported[i] = t.end_ns - t.start_ns;
+		REQUIRE(reported[i] >= theory);
+	}
+	require_near(typical(reported, N_REPEATS), theory, 0.05);
+	free(data);
+}
+
+START_TEST(test_gather)
+{
+	static const struct psgd_link link = {
+		.egress_bps = BPS, .ingress_bps = BPS, .delay_ns = 2 * MS};
+	const struct cluster c = {.kind = _i < 2 ? SHAPED : SHAPED_GLOO,
+		.n = 2 + (uint32_t)_i % 2,
+		.link = link,
+		.run = run_gather,
 		.killed = -1};
 
 	run_workers(&c);
@@ -328,6 +376,7 @@ static Suite *suite(void)
 
 	tcase_set_timeout(c, 60);
 	tcase_add_loop_test(c, test_times, 0, 4);
+	tcase_add_loop_test(c, test_gather, 0, 4);
 	tcase_add_loop_test(c, test_late, 0, 2);
 	tcase_add_loop_test(c, test_many, 0, 2);
 	tcase_add_test(c, test_alone);

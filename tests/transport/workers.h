@@ -10,7 +10,7 @@
 
 enum kind { LOCAL, SHAPED, GLOO, SHAPED_GLOO, N_KINDS };
 
-#define MAX_WORKERS 4
+#define MAX_WORKERS 5
 
 /* Memory that all workers see, also when they are processes. */
 struct board {
