@@ -2,6 +2,7 @@
  */
 #include "buckets.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 void buckets_tensors(const struct net *net, struct psgd_tensor *out)
@@ -17,11 +18,16 @@ void buckets_tensors(const struct net *net, struct psgd_tensor *out)
 	}
 }
 
-void buckets_init(struct buckets *buckets, const struct net *net, psgd_session *session)
+psgd_status buckets_init(struct buckets *buckets, const struct net *net, psgd_session *session)
 {
 	size_t used = 0;
 
 	*buckets = (struct buckets){.net = net, .session = session};
+	buckets->grad = calloc(net->n_tensors, sizeof(*buckets->grad));
+	buckets->bucket = calloc(net->n_buckets, sizeof(*buckets->bucket));
+	buckets->missing = calloc(net->n_buckets, sizeof(*buckets->missing));
+	if (!buckets->grad || !buckets->bucket || !buckets->missing)
+		return PSGD_ERR_NOMEM;
 	for (unsigned b = 0; b < net->n_buckets; b++) {
 		struct psgd_bucket *bucket = &buckets->bucket[b];
 
@@ -35,6 +41,14 @@ void buckets_init(struct buckets *buckets, const struct net *net, psgd_session *
 			bucket->n_grads++;
 		}
 	}
+	return PSGD_OK;
+}
+
+void buckets_finish(struct buckets *buckets)
+{
+	free(buckets->grad);
+	free(buckets->bucket);
+	free(buckets->missing);
 }
 
 void buckets_begin(struct buckets *buckets)

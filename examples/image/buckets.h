@@ -10,16 +10,18 @@
 struct buckets {
 	const struct net *net;
 	psgd_session *session;
-	struct psgd_grad grad[NET_MAX_TENSORS]; /* of bucket 0, then of bucket 1 ... */
-	struct psgd_bucket bucket[NET_MAX_TENSORS];
-	size_t missing[NET_MAX_TENSORS]; /* gradients that a bucket still waits for, this step */
-	unsigned next;			 /* the first bucket that is not submitted */
+	struct psgd_grad *grad; /* of bucket 0, then of bucket 1 ... */
+	struct psgd_bucket *bucket;
+	size_t *missing; /* gradients that a bucket still waits for, this step */
+	unsigned next;	 /* the first bucket that is not submitted */
 };
 
 /* The tensors of a net in the form that sessions want; out has room for net->n_tensors. */
 void buckets_tensors(const struct net *net, struct psgd_tensor *out);
 
-void buckets_init(struct buckets *buckets, const struct net *net, psgd_session *session);
+/* Ended by buckets_finish, also on failure. Errors: NOMEM. */
+psgd_status buckets_init(struct buckets *buckets, const struct net *net, psgd_session *session);
+void buckets_finish(struct buckets *buckets); /* of zeros is fine */
 
 /* Before each backward. */
 void buckets_begin(struct buckets *buckets);

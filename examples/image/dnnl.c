@@ -36,20 +36,27 @@ static const struct {
 #define BIT(slot) (1u << (slot))
 
 /*
- * An argument of a primitive. Where the primitive wants another layout than the plain one, `inner`
+ * An argument of a primitive. Where the primitive wants another layout than the caller's, `inner`
  * is a buffer in that layout and `reorder` fills it, or empties it for a result.
  */
 struct port {
 	enum nn_slot slot;
 	bool result;
-	dnnl_memory_t plain;
+	dnnl_memory_t given;
 	dnnl_memory_t inner;
+	size_t offset; /* of inner's values in the nn's scratch memory */
 	dnnl_primitive_t reorder;
 };
+
+#define SCRATCH_ALIGN 64u
 
 struct nn {
 	dnnl_engine_t engine;
 	dnnl_stream_t stream;
+	int64_t block; /* channels side by side in an activation */
+	/* One at a time uses it, so that what a reorder wrote is still in the cache. */
+	char *scratch;
+	size_t scratch_bytes;
 };
 
 struct nn_op {
@@ -82,6 +89,15 @@ static void set_threads(unsigned threads)
 		set((int)threads);
 }
 
+static int64_t register_values(void)
+{
+	unsigned isa = (unsigned)dnnl_get_effective_cpu_isa();
+
+	if ((isa & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core)
+		return 16;
+	return (isa & dnnl_cpu_isa_sse41) == dnnl_cpu_isa_sse41 ? 8 : 1;
+}
+
 psgd_status nn_open(unsigned threads, struct nn **out, struct image_error *error)
 {
 	struct nn *nn = *out = calloc(1, sizeof(*nn));
@@ -90,6 +106,7 @@ psgd_status nn_open(unsigned threads, struct nn **out, struct image_error *error
 	if (!nn)
 		return image_fail(error, PSGD_ERR_NOMEM, "out of memory");
 	set_threads(threads);
+	nn->block = register_values();
 	status = check(dnnl_engine_create(&nn->engine, dnnl_cpu, 0), "engine", error);
 	if (!status)
 		status = check(
@@ -108,6 +125,7 @@ void nn_close(struct nn **nn)
 		dnnl_stream_destroy((*nn)->stream);
 	if ((*nn)->engine)
 		dnnl_engine_destroy((*nn)->engine);
+	free((*nn)->scratch);
 	free(*nn);
 	*nn = NULL;
 }
@@ -121,8 +139,8 @@ void nn_op_free(struct nn_op *op)
 			dnnl_primitive_destroy(op->port[i].reorder);
 		if (op->port[i].inner)
 			dnnl_memory_destroy(op->port[i].inner);
-		if (op->port[i].plain)
-			dnnl_memory_destroy(op->port[i].plain);
+		if (op->port[i].given)
+			dnnl_memory_destroy(op->port[i].given);
 	}
 	if (op->workspace)
 		dnnl_memory_destroy(op->workspace);
@@ -147,28 +165,39 @@ static dnnl_memory_desc_t vector(int64_t count)
 	return layout(1, (dnnl_dims_t){count}, dnnl_a);
 }
 
-static dnnl_memory_desc_t matrix(int64_t rows, int64_t columns)
+/* tag: of a plain image. */
+static dnnl_memory_desc_t image(const struct nn_shape *s, dnnl_format_tag_t tag)
 {
-	return layout(2, (dnnl_dims_t){rows, columns}, dnnl_ab);
+	return layout(4, (dnnl_dims_t){s->n, s->c, s->h, s->w}, tag);
 }
 
-static dnnl_memory_desc_t image(const struct nn_shape *s)
+/*
+ * Where activations lie: in blocks of as many channels as a vector register holds, when that
+ * comes out even. Both branches of a residual block then lie alike, and nothing is padded.
+ */
+static dnnl_memory_desc_t activations(const struct nn *nn, const struct nn_shape *s)
 {
-	return layout(4, (dnnl_dims_t){s->n, s->c, s->h, s->w}, dnnl_nhwc);
+	if (s->plain || nn->block == 1 || s->c % nn->block != 0)
+		return image(s, dnnl_nhwc);
+	return image(s, nn->block == 16 ? dnnl_nChw16c : dnnl_nChw8c);
 }
 
-static psgd_status port_reorder(struct nn *nn, struct port *port, const dnnl_memory_desc_t *plain,
-	const dnnl_memory_desc_t *wanted, struct image_error *error)
+/* A buffer in the nn's scratch memory, at *used. */
+static psgd_status port_reorder(struct nn *nn, struct port *port, const dnnl_memory_desc_t *given,
+	const dnnl_memory_desc_t *wanted, size_t *used, struct image_error *error)
 {
 	dnnl_primitive_desc_t desc = NULL;
 	psgd_status status;
 
-	status = check(dnnl_memory_create(&port->inner, wanted, nn->engine, DNNL_MEMORY_ALLOCATE),
+	port->offset = *used;
+	*used += (dnnl_memory_desc_get_size(wanted) + SCRATCH_ALIGN - 1) / SCRATCH_ALIGN *
+		 SCRATCH_ALIGN;
+	status = check(dnnl_memory_create(&port->inner, wanted, nn->engine, DNNL_MEMORY_NONE),
 		"memory", error);
 	if (!status)
 		status = check(
-			dnnl_reorder_primitive_desc_create(&desc, port->result ? wanted : plain,
-				nn->engine, port->result ? plain : wanted, nn->engine, NULL),
+			dnnl_reorder_primitive_desc_create(&desc, port->result ? wanted : given,
+				nn->engine, port->result ? given : wanted, nn->engine, NULL),
 			"reorder descriptor", error);
 	if (!status)
 		status = check(dnnl_primitive_create(&port->reorder, desc), "reorder", error);
@@ -178,24 +207,40 @@ static psgd_status port_reorder(struct nn *nn, struct port *port, const dnnl_mem
 }
 
 static psgd_status port_init(struct nn *nn, const struct nn_op *op, struct port *port,
-	const dnnl_memory_desc_t *plain, struct image_error *error)
+	const dnnl_memory_desc_t *given, size_t *used, struct image_error *error)
 {
 	const dnnl_memory_desc_t *wanted = dnnl_primitive_desc_query_md(
 		op->desc, dnnl_query_exec_arg_md, slots[port->slot].arg);
 	psgd_status status;
 
-	status = check(dnnl_memory_create(&port->plain, plain, nn->engine, DNNL_MEMORY_NONE),
+	status = check(dnnl_memory_create(&port->given, given, nn->engine, DNNL_MEMORY_NONE),
 		"memory", error);
-	if (status || !wanted || dnnl_memory_desc_equal(wanted, plain))
+	if (status || !wanted || dnnl_memory_desc_equal(wanted, given))
 		return status;
-	return port_reorder(nn, port, plain, wanted, error);
+	return port_reorder(nn, port, given, wanted, used, error);
+}
+
+static psgd_status reserve(struct nn *nn, size_t bytes, struct image_error *error)
+{
+	void *scratch;
+
+	if (bytes <= nn->scratch_bytes)
+		return PSGD_OK;
+	scratch = aligned_alloc(SCRATCH_ALIGN, bytes);
+	if (!scratch)
+		return image_fail(error, PSGD_ERR_NOMEM, "out of memory");
+	free(nn->scratch);
+	nn->scratch = scratch;
+	nn->scratch_bytes = bytes;
+	return PSGD_OK;
 }
 
 static psgd_status op_fill(struct nn *nn, struct nn_op *op, const_dnnl_op_desc_t desc,
-	enum nn_pass pass, unsigned used, const dnnl_memory_desc_t *plain,
+	enum nn_pass pass, unsigned slots_used, const dnnl_memory_desc_t *given,
 	struct image_error *error)
 {
 	const dnnl_memory_desc_t *workspace;
+	size_t used = 0;
 	psgd_status status;
 
 	status = check(dnnl_primitive_desc_create(&op->desc, desc, NULL, nn->engine,
@@ -206,15 +251,17 @@ static psgd_status op_fill(struct nn *nn, struct nn_op *op, const_dnnl_op_desc_t
 	for (unsigned slot = 0; !status && slot < NN_SLOTS; slot++) {
 		struct port *port = &op->port[op->n_ports];
 
-		if (!(used & BIT(slot)))
+		if (!(slots_used & BIT(slot)))
 			continue;
 		port->slot = (enum nn_slot)slot;
 		/* The statistics of a batch are found in training. */
 		port->result = slots[slot].result ||
 			       (pass == NN_TRAIN && (slot == NN_MEAN || slot == NN_VARIANCE));
 		op->n_ports++;
-		status = port_init(nn, op, port, &plain[slots[slot].side], error);
+		status = port_init(nn, op, port, &given[slots[slot].side], &used, error);
 	}
+	if (!status)
+		status = reserve(nn, used, error);
 	if (status || pass != NN_TRAIN)
 		return status;
 	workspace = dnnl_primitive_desc_query_md(op->desc, dnnl_query_workspace_md, 0);
@@ -228,7 +275,7 @@ static psgd_status op_fill(struct nn *nn, struct nn_op *op, const_dnnl_op_desc_t
 /* made: what the descriptor's own function said. used: a bit for every slot. */
 static psgd_status op_create(struct nn *nn, dnnl_status_t made, const_dnnl_op_desc_t desc,
 	enum nn_pass pass, const struct nn_op *forward, unsigned used,
-	const dnnl_memory_desc_t *plain, struct nn_op **out, struct image_error *error)
+	const dnnl_memory_desc_t *given, struct nn_op **out, struct image_error *error)
 {
 	struct nn_op *op = calloc(1, sizeof(*op));
 	psgd_status status;
@@ -239,7 +286,7 @@ static psgd_status op_create(struct nn *nn, dnnl_status_t made, const_dnnl_op_de
 	op->forward = forward;
 	status = check(made, "operation descriptor", error);
 	if (!status)
-		status = op_fill(nn, op, desc, pass, used, plain, error);
+		status = op_fill(nn, op, desc, pass, used, given, error);
 	if (status)
 		nn_op_free(op);
 	else
@@ -252,13 +299,17 @@ static dnnl_prop_kind_t forward_kind(enum nn_pass pass)
 	return pass == NN_TRAIN ? dnnl_forward_training : dnnl_forward_inference;
 }
 
-psgd_status nn_inner(struct nn *nn, enum nn_pass pass, int64_t batch, int64_t in, int64_t units,
-	const struct nn_op *forward, struct nn_op **out, struct image_error *error)
+psgd_status nn_inner(struct nn *nn, enum nn_pass pass, const struct nn_shape *in,
+	const struct nn_shape *result, const struct nn_op *forward, struct nn_op **out,
+	struct image_error *error)
 {
-	dnnl_memory_desc_t md[SIDES] = {[IN] = matrix(batch, in),
-		[OUT] = matrix(batch, units),
-		[WEIGHTS] = matrix(units, in),
-		[CHANNEL] = vector(units)};
+	/* One pixel's channels are a plain row in any blocks. */
+	dnnl_memory_desc_t md[SIDES] = {
+		[IN] = in->h * in->w == 1 ? image(in, dnnl_nhwc) : activations(nn, in),
+		[OUT] = layout(2, (dnnl_dims_t){result->n, result->c}, dnnl_ab),
+		[WEIGHTS] = layout(4, (dnnl_dims_t){result->c, in->c, in->h, in->w}, dnnl_acdb),
+		[CHANNEL] = vector(result->c)};
+	dnnl_memory_desc_t row = image(in, dnnl_nhwc);
 	dnnl_inner_product_desc_t desc;
 	dnnl_status_t made;
 	unsigned used;
@@ -266,28 +317,32 @@ psgd_status nn_inner(struct nn *nn, enum nn_pass pass, int64_t batch, int64_t in
 	if (pass == NN_BACK_DATA) {
 		used = BIT(NN_DIFF_DST) | BIT(NN_WEIGHTS) | BIT(NN_DIFF_SRC);
 		made = dnnl_inner_product_backward_data_desc_init(
-			&desc, &md[IN], &md[WEIGHTS], &md[OUT]);
+			&desc, &row, &md[WEIGHTS], &md[OUT]);
 	} else if (pass == NN_BACK_PARAMS) {
 		used = BIT(NN_SRC) | BIT(NN_DIFF_DST) | BIT(NN_DIFF_WEIGHTS) | BIT(NN_DIFF_BIAS);
 		made = dnnl_inner_product_backward_weights_desc_init(
-			&desc, &md[IN], &md[WEIGHTS], &md[CHANNEL], &md[OUT]);
+			&desc, &row, &md[WEIGHTS], &md[CHANNEL], &md[OUT]);
 	} else {
 		used = BIT(NN_SRC) | BIT(NN_WEIGHTS) | BIT(NN_BIAS) | BIT(NN_DST);
 		made = dnnl_inner_product_forward_desc_init(
-			&desc, forward_kind(pass), &md[IN], &md[WEIGHTS], &md[CHANNEL], &md[OUT]);
+			&desc, forward_kind(pass), &row, &md[WEIGHTS], &md[CHANNEL], &md[OUT]);
 	}
 	return op_create(nn, made, &desc, pass, forward, used, md, out, error);
 }
 
-psgd_status nn_conv(struct nn *nn, enum nn_pass pass, const struct nn_shape *in, int64_t channels,
-	const struct nn_op *forward, struct nn_op **out, struct image_error *error)
+psgd_status nn_conv(struct nn *nn, enum nn_pass pass, const struct nn_shape *in,
+	const struct nn_shape *result, const struct nn_window *window, const struct nn_op *forward,
+	struct nn_op **out, struct image_error *error)
 {
-	static const dnnl_dims_t one = {1, 1};
-	struct nn_shape result = {in->n, channels, in->h, in->w};
-	dnnl_dims_t kernel = {channels, in->c, 3, 3};
-	dnnl_memory_desc_t md[SIDES] = {
-		[IN] = image(in), [OUT] = image(&result), [WEIGHTS] = layout(4, kernel, dnnl_abcd)};
+	dnnl_dims_t kernel = {result->c, in->c, window->height, window->width};
+	dnnl_dims_t stride = {window->stride, window->stride};
+	dnnl_dims_t padding = {window->padding, window->padding};
+	dnnl_memory_desc_t md[SIDES] = {[IN] = activations(nn, in),
+		[OUT] = activations(nn, result),
+		[WEIGHTS] = layout(4, kernel, dnnl_abcd)};
 	dnnl_memory_desc_t any = layout(4, kernel, dnnl_format_tag_any);
+	dnnl_memory_desc_t src = image(in, dnnl_format_tag_any);
+	dnnl_alg_kind_t how = dnnl_convolution_direct;
 	dnnl_convolution_desc_t desc;
 	dnnl_status_t made;
 	unsigned used;
@@ -295,25 +350,25 @@ psgd_status nn_conv(struct nn *nn, enum nn_pass pass, const struct nn_shape *in,
 	if (pass == NN_BACK_DATA) {
 		used = BIT(NN_DIFF_DST) | BIT(NN_WEIGHTS) | BIT(NN_DIFF_SRC);
 		made = dnnl_convolution_backward_data_desc_init(
-			&desc, dnnl_convolution_direct, &md[IN], &any, &md[OUT], one, one, one);
+			&desc, how, &src, &any, &md[OUT], stride, padding, padding);
 	} else if (pass == NN_BACK_PARAMS) {
 		used = BIT(NN_SRC) | BIT(NN_DIFF_DST) | BIT(NN_DIFF_WEIGHTS);
-		made = dnnl_convolution_backward_weights_desc_init(&desc, dnnl_convolution_direct,
-			&md[IN], &any, NULL, &md[OUT], one, one, one);
+		made = dnnl_convolution_backward_weights_desc_init(
+			&desc, how, &src, &any, NULL, &md[OUT], stride, padding, padding);
 	} else {
 		used = BIT(NN_SRC) | BIT(NN_WEIGHTS) | BIT(NN_DST);
-		made = dnnl_convolution_forward_desc_init(&desc, forward_kind(pass),
-			dnnl_convolution_direct, &md[IN], &any, NULL, &md[OUT], one, one, one);
+		made = dnnl_convolution_forward_desc_init(&desc, forward_kind(pass), how, &src,
+			&any, NULL, &md[OUT], stride, padding, padding);
 	}
 	return op_create(nn, made, &desc, pass, forward, used, md, out, error);
 }
 
-psgd_status nn_norm(struct nn *nn, enum nn_pass pass, const struct nn_shape *in, float epsilon,
-	const struct nn_op *forward, struct nn_op **out, struct image_error *error)
+psgd_status nn_norm(struct nn *nn, enum nn_pass pass, const struct nn_shape *in, bool relu,
+	float epsilon, const struct nn_op *forward, struct nn_op **out, struct image_error *error)
 {
-	unsigned flags = dnnl_use_scale | dnnl_use_shift;
+	unsigned flags = dnnl_use_scale | dnnl_use_shift | (relu ? dnnl_fuse_norm_relu : 0u);
 	dnnl_memory_desc_t md[SIDES] = {
-		[IN] = image(in), [OUT] = image(in), [CHANNEL] = vector(in->c)};
+		[IN] = activations(nn, in), [OUT] = activations(nn, in), [CHANNEL] = vector(in->c)};
 	dnnl_batch_normalization_desc_t desc;
 	dnnl_status_t made;
 	/* 2.6 insists on the shift in backward, too. */
@@ -336,11 +391,15 @@ psgd_status nn_norm(struct nn *nn, enum nn_pass pass, const struct nn_shape *in,
 }
 
 psgd_status nn_pool(struct nn *nn, enum nn_pass pass, const struct nn_shape *in,
+	const struct nn_shape *result, const struct nn_window *window, bool average,
 	const struct nn_op *forward, struct nn_op **out, struct image_error *error)
 {
-	static const dnnl_dims_t two = {2, 2}, none = {0, 0};
-	struct nn_shape half = {in->n, in->c, in->h / 2, in->w / 2};
-	dnnl_memory_desc_t md[SIDES] = {[IN] = image(in), [OUT] = image(&half)};
+	dnnl_dims_t kernel = {window->height, window->width};
+	dnnl_dims_t stride = {window->stride, window->stride};
+	dnnl_dims_t padding = {window->padding, window->padding};
+	dnnl_alg_kind_t how = average ? dnnl_pooling_avg_exclude_padding : dnnl_pooling_max;
+	dnnl_memory_desc_t md[SIDES] = {
+		[IN] = activations(nn, in), [OUT] = activations(nn, result)};
 	dnnl_pooling_desc_t desc;
 	dnnl_status_t made;
 	unsigned used;
@@ -348,11 +407,11 @@ psgd_status nn_pool(struct nn *nn, enum nn_pass pass, const struct nn_shape *in,
 	if (pass == NN_BACK_DATA) {
 		used = BIT(NN_DIFF_DST) | BIT(NN_DIFF_SRC);
 		made = dnnl_pooling_backward_desc_init(
-			&desc, dnnl_pooling_max, &md[IN], &md[OUT], two, two, none, none);
+			&desc, how, &md[IN], &md[OUT], stride, kernel, padding, padding);
 	} else {
 		used = BIT(NN_SRC) | BIT(NN_DST);
-		made = dnnl_pooling_forward_desc_init(&desc, forward_kind(pass), dnnl_pooling_max,
-			&md[IN], &md[OUT], two, two, none, none);
+		made = dnnl_pooling_forward_desc_init(&desc, forward_kind(pass), how, &md[IN],
+			&md[OUT], stride, kernel, padding, padding);
 	}
 	return op_create(nn, made, &desc, pass, forward, used, md, out, error);
 }
@@ -360,8 +419,8 @@ psgd_status nn_pool(struct nn *nn, enum nn_pass pass, const struct nn_shape *in,
 static psgd_status reorder(struct nn *nn, struct port *port, struct image_error *error)
 {
 	dnnl_exec_arg_t args[2] = {
-		{DNNL_ARG_FROM, port->result ? port->inner : port->plain},
-		{DNNL_ARG_TO, port->result ? port->plain : port->inner},
+		{DNNL_ARG_FROM, port->result ? port->inner : port->given},
+		{DNNL_ARG_TO, port->result ? port->given : port->inner},
 	};
 
 	return check(dnnl_primitive_execute(port->reorder, nn->stream, 2, args), "reorder", error);
@@ -378,12 +437,16 @@ psgd_status nn_run(
 	for (size_t i = 0; !status && i < op->n_ports; i++) {
 		struct port *port = &op->port[i];
 
-		status = check(dnnl_memory_set_data_handle(port->plain, data->at[port->slot]),
+		status = check(dnnl_memory_set_data_handle(port->given, data->at[port->slot]),
 			"data handle", error);
+		if (!status && port->reorder)
+			status = check(dnnl_memory_set_data_handle(
+					       port->inner, nn->scratch + port->offset),
+				"data handle", error);
 		if (!status && port->reorder && !port->result)
 			status = reorder(nn, port, error);
 		args[n_args++] = (dnnl_exec_arg_t){
-			slots[port->slot].arg, port->reorder ? port->inner : port->plain};
+			slots[port->slot].arg, port->reorder ? port->inner : port->given};
 	}
 	if (workspace)
 		args[n_args++] = (dnnl_exec_arg_t){DNNL_ARG_WORKSPACE, workspace};

@@ -2,8 +2,10 @@
  * The compute primitives of the trainer. dnnl.c is the only file that knows oneDNN: another
  * version of it, or another library, is another version of that file.
  *
- * All data are plain row-major f32. Images are NHWC, weights of an inner product are out x in,
- * those of a convolution out x in x 3 x 3.
+ * All data are f32. Weights are row-major: out x in of an inner product, where an input that is an
+ * image counts as h x w x c, and out x in x h x w of a convolution. Activations that are `plain`
+ * are NHWC; all others lie as this processor likes them, which their shape alone decides. A
+ * gradient lies as what it is the gradient of.
  * SPDX-License-Identifier: MIT
  */
 #ifndef IMAGE_DNNL_H
@@ -50,6 +52,13 @@ struct nn_data {
 
 struct nn_shape {
 	int64_t n, c, h, w;
+	bool plain;
+};
+
+/* Of a convolution or a pool; padding on all four sides. */
+struct nn_window {
+	int64_t height, width;
+	int64_t stride, padding;
 };
 
 /* threads: of every primitive. On success *out is ended by nn_close. */
@@ -60,15 +69,19 @@ void nn_close(struct nn **nn);
  * Creation of operations. `forward` is the NN_TRAIN operation that a backward one belongs to and
  * must outlive it; NULL for forward passes. On success *out is ended by nn_op_free.
  */
-psgd_status nn_inner(struct nn *nn, enum nn_pass pass, int64_t batch, int64_t in, int64_t units,
-	const struct nn_op *forward, struct nn_op **out, struct image_error *error);
-/* 3 x 3, stride 1, padding 1, no bias. */
-psgd_status nn_conv(struct nn *nn, enum nn_pass pass, const struct nn_shape *in, int64_t channels,
-	const struct nn_op *forward, struct nn_op **out, struct image_error *error);
-psgd_status nn_norm(struct nn *nn, enum nn_pass pass, const struct nn_shape *in, float epsilon,
-	const struct nn_op *forward, struct nn_op **out, struct image_error *error);
-/* Maximum over 2 x 2, stride 2; an odd last row or column is left out. */
+psgd_status nn_inner(struct nn *nn, enum nn_pass pass, const struct nn_shape *in,
+	const struct nn_shape *result, const struct nn_op *forward, struct nn_op **out,
+	struct image_error *error);
+/* No bias. */
+psgd_status nn_conv(struct nn *nn, enum nn_pass pass, const struct nn_shape *in,
+	const struct nn_shape *result, const struct nn_window *window, const struct nn_op *forward,
+	struct nn_op **out, struct image_error *error);
+/* relu: of the result, in the same pass. The result is plain if `in` is. */
+psgd_status nn_norm(struct nn *nn, enum nn_pass pass, const struct nn_shape *in, bool relu,
+	float epsilon, const struct nn_op *forward, struct nn_op **out, struct image_error *error);
+/* Maximum or average, without the padding; plain if `in` is. */
 psgd_status nn_pool(struct nn *nn, enum nn_pass pass, const struct nn_shape *in,
+	const struct nn_shape *result, const struct nn_window *window, bool average,
 	const struct nn_op *forward, struct nn_op **out, struct image_error *error);
 psgd_status nn_run(
 	struct nn *nn, struct nn_op *op, const struct nn_data *data, struct image_error *error);

@@ -13,12 +13,10 @@ static float *grad(const struct net *net, const struct net_layer *layer, size_t 
 
 static struct nn_shape batch_of(const struct nn_shape *shape, int64_t batch)
 {
-	return (struct nn_shape){batch, shape->c, shape->h, shape->w};
-}
+	struct nn_shape whole = *shape;
 
-static int64_t values(const struct nn_shape *shape)
-{
-	return shape->c * shape->h * shape->w;
+	whole.n = batch;
+	return whole;
 }
 
 static enum nn_pass forward_pass(const struct net_cell *cell)
@@ -26,26 +24,27 @@ static enum nn_pass forward_pass(const struct net_cell *cell)
 	return cell->train ? NN_TRAIN : NN_INFER;
 }
 
-/* The first layer's input needs no gradient. */
-static bool wants_data(const struct net *net, const struct net_layer *layer)
+/* The net's input needs no gradient. */
+static bool wants_data(const struct net_layer *layer)
 {
-	return layer != net->layer;
+	return layer->from[0] != 0;
 }
 
 static psgd_status dense_prepare(
 	struct net *net, const struct net_layer *layer, struct net_cell *cell)
 {
-	int64_t n = cell->batch, in = values(&layer->in), units = layer->out.c;
+	struct nn_shape in = batch_of(&layer->in, cell->batch);
+	struct nn_shape out = batch_of(&layer->out, cell->batch);
 	struct image_error *e = &net->error;
 	psgd_status status;
 
-	status = nn_inner(net->nn, forward_pass(cell), n, in, units, NULL, &cell->forward, e);
+	status = nn_inner(net->nn, forward_pass(cell), &in, &out, NULL, &cell->forward, e);
 	if (!status && cell->train)
-		status = nn_inner(net->nn, NN_BACK_PARAMS, n, in, units, cell->forward,
-			&cell->back_params, e);
-	if (!status && cell->train && wants_data(net, layer))
 		status = nn_inner(
-			net->nn, NN_BACK_DATA, n, in, units, cell->forward, &cell->back_data, e);
+			net->nn, NN_BACK_PARAMS, &in, &out, cell->forward, &cell->back_params, e);
+	if (!status && cell->train && wants_data(layer))
+		status = nn_inner(
+			net->nn, NN_BACK_DATA, &in, &out, cell->forward, &cell->back_data, e);
 	return status;
 }
 
@@ -53,17 +52,18 @@ static psgd_status conv_prepare(
 	struct net *net, const struct net_layer *layer, struct net_cell *cell)
 {
 	struct nn_shape in = batch_of(&layer->in, cell->batch);
-	int64_t channels = layer->out.c;
+	struct nn_shape out = batch_of(&layer->out, cell->batch);
+	const struct nn_window *window = &layer->window;
 	struct image_error *e = &net->error;
 	psgd_status status;
 
-	status = nn_conv(net->nn, forward_pass(cell), &in, channels, NULL, &cell->forward, e);
+	status = nn_conv(net->nn, forward_pass(cell), &in, &out, window, NULL, &cell->forward, e);
 	if (!status && cell->train)
-		status = nn_conv(net->nn, NN_BACK_PARAMS, &in, channels, cell->forward,
+		status = nn_conv(net->nn, NN_BACK_PARAMS, &in, &out, window, cell->forward,
 			&cell->back_params, e);
-	if (!status && cell->train && wants_data(net, layer))
-		status = nn_conv(
-			net->nn, NN_BACK_DATA, &in, channels, cell->forward, &cell->back_data, e);
+	if (!status && cell->train && wants_data(layer))
+		status = nn_conv(net->nn, NN_BACK_DATA, &in, &out, window, cell->forward,
+			&cell->back_data, e);
 	return status;
 }
 
@@ -74,10 +74,11 @@ static psgd_status norm_prepare(
 	struct image_error *e = &net->error;
 	psgd_status status;
 
-	status = nn_norm(net->nn, forward_pass(cell), &in, NORM_EPSILON, NULL, &cell->forward, e);
+	status = nn_norm(net->nn, forward_pass(cell), &in, layer->relu, NORM_EPSILON, NULL,
+		&cell->forward, e);
 	if (!status && cell->train)
-		status = nn_norm(net->nn, NN_BACK_DATA, &in, NORM_EPSILON, cell->forward,
-			&cell->back_params, e);
+		status = nn_norm(net->nn, NN_BACK_DATA, &in, layer->relu, NORM_EPSILON,
+			cell->forward, &cell->back_params, e);
 	return status;
 }
 
@@ -85,12 +86,15 @@ static psgd_status pool_prepare(
 	struct net *net, const struct net_layer *layer, struct net_cell *cell)
 {
 	struct nn_shape in = batch_of(&layer->in, cell->batch);
+	struct nn_shape out = batch_of(&layer->out, cell->batch);
 	struct image_error *e = &net->error;
 	psgd_status status;
 
-	status = nn_pool(net->nn, forward_pass(cell), &in, NULL, &cell->forward, e);
-	if (!status && cell->train && wants_data(net, layer))
-		status = nn_pool(net->nn, NN_BACK_DATA, &in, cell->forward, &cell->back_data, e);
+	status = nn_pool(net->nn, forward_pass(cell), &in, &out, &layer->window, layer->average,
+		NULL, &cell->forward, e);
+	if (!status && cell->train && wants_data(layer))
+		status = nn_pool(net->nn, NN_BACK_DATA, &in, &out, &layer->window, layer->average,
+			cell->forward, &cell->back_data, e);
 	return status;
 }
 
@@ -99,7 +103,7 @@ static psgd_status linear_forward(
 	struct net *net, const struct net_layer *layer, struct net_cell *cell, float *running)
 {
 	struct nn_data data = {
-		.at = {[NN_SRC] = cell->x,
+		.at = {[NN_SRC] = cell->x[0],
 			[NN_WEIGHTS] = param(net, layer, 0),
 			[NN_BIAS] = layer->n_tensors > 1 ? param(net, layer, 1) : NULL,
 			[NN_DST] = cell->y}};
@@ -109,24 +113,23 @@ static psgd_status linear_forward(
 }
 
 static psgd_status linear_back_params(
-	struct net *net, const struct net_layer *layer, struct net_cell *cell, float *dy, float *dx)
+	struct net *net, const struct net_layer *layer, struct net_cell *cell)
 {
 	struct nn_data data = {
-		.at = {[NN_SRC] = cell->x,
-			[NN_DIFF_DST] = dy,
+		.at = {[NN_SRC] = cell->x[0],
+			[NN_DIFF_DST] = cell->dy,
 			[NN_DIFF_WEIGHTS] = grad(net, layer, 0),
 			[NN_DIFF_BIAS] = layer->n_tensors > 1 ? grad(net, layer, 1) : NULL}};
 
-	(void)dx;
 	return nn_run(net->nn, cell->back_params, &data, &net->error);
 }
 
 static psgd_status linear_back_data(
-	struct net *net, const struct net_layer *layer, struct net_cell *cell, float *dy, float *dx)
+	struct net *net, const struct net_layer *layer, struct net_cell *cell)
 {
-	struct nn_data data = {.at = {[NN_DIFF_DST] = dy,
+	struct nn_data data = {.at = {[NN_DIFF_DST] = cell->dy,
 				       [NN_WEIGHTS] = param(net, layer, 0),
-				       [NN_DIFF_SRC] = dx}};
+				       [NN_DIFF_SRC] = cell->dx}};
 
 	return nn_run(net->nn, cell->back_data, &data, &net->error);
 }
@@ -149,7 +152,7 @@ static psgd_status norm_forward(
 {
 	float *mean = running + layer->running;
 	struct nn_data data = {
-		.at = {[NN_SRC] = cell->x,
+		.at = {[NN_SRC] = cell->x[0],
 			[NN_DST] = cell->y,
 			[NN_SCALE] = param(net, layer, 0),
 			[NN_SHIFT] = param(net, layer, 1),
@@ -163,15 +166,15 @@ static psgd_status norm_forward(
 }
 
 static psgd_status norm_back_params(
-	struct net *net, const struct net_layer *layer, struct net_cell *cell, float *dy, float *dx)
+	struct net *net, const struct net_layer *layer, struct net_cell *cell)
 {
-	struct nn_data data = {.at = {[NN_SRC] = cell->x,
+	struct nn_data data = {.at = {[NN_SRC] = cell->x[0],
 				       [NN_MEAN] = cell->mean,
 				       [NN_VARIANCE] = cell->variance,
 				       [NN_SCALE] = param(net, layer, 0),
 				       [NN_SHIFT] = param(net, layer, 1),
-				       [NN_DIFF_DST] = dy,
-				       [NN_DIFF_SRC] = dx,
+				       [NN_DIFF_DST] = cell->dy,
+				       [NN_DIFF_SRC] = cell->dx,
 				       [NN_DIFF_SCALE] = grad(net, layer, 0),
 				       [NN_DIFF_SHIFT] = grad(net, layer, 1)}};
 
@@ -181,7 +184,7 @@ static psgd_status norm_back_params(
 static psgd_status pool_forward(
 	struct net *net, const struct net_layer *layer, struct net_cell *cell, float *running)
 {
-	struct nn_data data = {.at = {[NN_SRC] = cell->x, [NN_DST] = cell->y}};
+	struct nn_data data = {.at = {[NN_SRC] = cell->x[0], [NN_DST] = cell->y}};
 
 	(void)layer;
 	(void)running;
@@ -189,52 +192,77 @@ static psgd_status pool_forward(
 }
 
 static psgd_status pool_back_data(
-	struct net *net, const struct net_layer *layer, struct net_cell *cell, float *dy, float *dx)
+	struct net *net, const struct net_layer *layer, struct net_cell *cell)
 {
-	struct nn_data data = {.at = {[NN_DIFF_DST] = dy, [NN_DIFF_SRC] = dx}};
+	struct nn_data data = {.at = {[NN_DIFF_DST] = cell->dy, [NN_DIFF_SRC] = cell->dx}};
 
 	(void)layer;
 	return nn_run(net->nn, cell->back_data, &data, &net->error);
 }
 
+/* A NaN stays one: training that has diverged must show. */
 static psgd_status relu_forward(
 	struct net *net, const struct net_layer *layer, struct net_cell *cell, float *running)
 {
-	int64_t n = cell->batch * values(&layer->in);
+	size_t n = net_values(&layer->out, cell->batch);
+	const float *a = cell->x[0], *b = cell->x[1];
 	float *y = cell->y;
 
 	(void)net;
 	(void)running;
-	/* A NaN stays one: training that has diverged must show. */
-	for (int64_t i = 0; i < n; i++)
-		y[i] = y[i] < 0.0f ? 0.0f : y[i];
+	if (b)
+		for (size_t i = 0; i < n; i++) {
+			float sum = a[i] + b[i];
+
+			y[i] = sum < 0.0f ? 0.0f : sum;
+		}
+	else
+		for (size_t i = 0; i < n; i++)
+			y[i] = a[i] < 0.0f ? 0.0f : a[i];
 	return PSGD_OK;
 }
 
+/* Both inputs have the same gradient, and one buffer for it. */
 static psgd_status relu_back_data(
-	struct net *net, const struct net_layer *layer, struct net_cell *cell, float *dy, float *dx)
+	struct net *net, const struct net_layer *layer, struct net_cell *cell)
 {
-	const float *y = cell->y;
-	int64_t n = cell->batch * values(&layer->in);
+	size_t n = net_values(&layer->out, cell->batch);
+	const float *y = cell->y, *a = cell->part[0], *b = cell->part[1];
+	float *dx = cell->dx;
 
 	(void)net;
-	(void)dy;
-	for (int64_t i = 0; i < n; i++)
-		dx[i] = y[i] > 0.0f ? dx[i] : 0.0f;
+	if (b)
+		for (size_t i = 0; i < n; i++) {
+			float sum = a[i] + b[i];
+
+			dx[i] = y[i] > 0.0f ? sum : 0.0f;
+		}
+	else
+		for (size_t i = 0; i < n; i++)
+			dx[i] = y[i] > 0.0f ? a[i] : 0.0f;
 	return PSGD_OK;
 }
 
-const struct layer_kind layer_dense = {.prepare = dense_prepare,
+void layer_sum(float *out, const float *a, const float *b, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		out[i] = a[i] + b[i];
+}
+
+const struct layer_kind layer_dense = {.keeps_x = true,
+	.prepare = dense_prepare,
 	.forward = linear_forward,
 	.back_params = linear_back_params,
 	.back_data = linear_back_data};
 
-const struct layer_kind layer_conv = {.prepare = conv_prepare,
+const struct layer_kind layer_conv = {.keeps_x = true,
+	.prepare = conv_prepare,
 	.forward = linear_forward,
 	.back_params = linear_back_params,
 	.back_data = linear_back_data};
 
 const struct layer_kind layer_norm = {.statistics = true,
+	.keeps_x = true,
 	.prepare = norm_prepare,
 	.forward = norm_forward,
 	.back_params = norm_back_params};
@@ -243,4 +271,4 @@ const struct layer_kind layer_pool = {
 	.prepare = pool_prepare, .forward = pool_forward, .back_data = pool_back_data};
 
 const struct layer_kind layer_relu = {
-	.in_place = true, .forward = relu_forward, .back_data = relu_back_data};
+	.keeps_y = true, .elementwise = true, .forward = relu_forward, .back_data = relu_back_data};

@@ -8,20 +8,27 @@
 #define NORM_MOMENTUM 0.1f /* of the running statistics, the weight of the new */
 
 struct layer_kind {
-	bool in_place;	 /* y is x, dx is dy */
 	bool statistics; /* has mean and variance */
-	/* Creates the cell's primitives. NULL: it has none. */
+	bool keeps_x;	 /* backward reads x; its y is not needed */
+	bool keeps_y;	 /* the other way round */
+	/* y may be x[0]; dx may be a part of dy, which backward sums itself. */
+	bool elementwise;
+	/* Creates the cell's primitives; cell->dx is not known yet. NULL: it has none. */
 	psgd_status (*prepare)(
 		struct net *net, const struct net_layer *layer, struct net_cell *cell);
 	psgd_status (*forward)(struct net *net, const struct net_layer *layer,
 		struct net_cell *cell, float *running);
 	/* Gradients of the parameters. Also fills dx when there is no back_data. NULL: none. */
-	psgd_status (*back_params)(struct net *net, const struct net_layer *layer,
-		struct net_cell *cell, float *dy, float *dx);
-	psgd_status (*back_data)(struct net *net, const struct net_layer *layer,
-		struct net_cell *cell, float *dy, float *dx);
+	psgd_status (*back_params)(
+		struct net *net, const struct net_layer *layer, struct net_cell *cell);
+	psgd_status (*back_data)(
+		struct net *net, const struct net_layer *layer, struct net_cell *cell);
 };
 
+/* layer_relu adds first, when it has two inputs. */
 extern const struct layer_kind layer_dense, layer_conv, layer_norm, layer_relu, layer_pool;
+
+/* out = a + b; out may be one of them. */
+void layer_sum(float *out, const float *a, const float *b, size_t n);
 
 #endif

@@ -1,4 +1,4 @@
-/* A net: its tensors, its plans, forward and backward. SPDX-License-Identifier: MIT */
+/* A net: its layers and tensors, forward and backward. SPDX-License-Identifier: MIT */
 #include "net.h"
 
 #include <math.h>
@@ -10,16 +10,16 @@
 #include "rng.h"
 
 #define ALIGN_VALUES 16 /* 64 bytes */
+#define MAX_SIDE 4096	/* of an image, and of its channels: products fit 64 bits with room */
 
-static size_t aligned(size_t count)
+size_t net_padded(size_t count)
 {
 	return (count + ALIGN_VALUES - 1) / ALIGN_VALUES * ALIGN_VALUES;
 }
 
-/* Zeroed; shapes are bounded by what net_begin and the layers accept, so that nothing overflows. */
-static float *values_alloc(size_t count)
+float *net_alloc(size_t count)
 {
-	size_t bytes = aligned(count ? count : 1) * sizeof(float);
+	size_t bytes = net_padded(count ? count : 1) * sizeof(float);
 	float *values = aligned_alloc(64, bytes);
 
 	if (values)
@@ -27,52 +27,108 @@ static float *values_alloc(size_t count)
 	return values;
 }
 
+size_t net_values(const struct nn_shape *shape, int64_t batch)
+{
+	return (size_t)(batch * shape->c * shape->h * shape->w);
+}
+
+static void fail(struct net *net, psgd_status status, const char *text)
+{
+	if (!net->status)
+		net->status = image_fail(&net->error, status, "%s", text);
+}
+
 void net_begin(struct net *net, struct nn *nn, const struct nn_shape *in)
 {
 	*net = (struct net){.nn = nn, .in = *in};
-	if (in->c < 1 || in->h < 1 || in->w < 1 || in->c > 4096 || in->h > 4096 || in->w > 4096)
-		(void)image_fail(&net->error, PSGD_ERR_CONFIG, "image size out of range");
+	net->in.plain = true;
+	if (in->c < 1 || in->h < 1 || in->w < 1 || in->c > MAX_SIDE || in->h > MAX_SIDE ||
+		in->w > MAX_SIDE)
+		fail(net, PSGD_ERR_CONFIG, "image size out of range");
+}
+
+/* Room for one more entry; NULL: no memory, and the list is as it was. */
+static void *grow(void *list, size_t n, size_t *room, size_t entry_bytes)
+{
+	size_t wanted = *room ? 2 * *room : 16;
+	void *larger;
+
+	if (n < *room)
+		return list;
+	larger = realloc(list, wanted * entry_bytes);
+	if (larger)
+		*room = wanted;
+	return larger;
 }
 
 static struct net_layer *layer_add(struct net *net, const struct layer_kind *kind)
 {
-	struct net_layer *layer = &net->layer[net->n_layers];
+	struct net_layer *layer;
 
-	if (net->error.text[0])
+	if (net->status)
 		return NULL;
-	if (net->n_layers == NET_MAX_LAYERS) {
-		(void)image_fail(&net->error, PSGD_ERR_CONFIG, "too many layers");
+	layer = grow(net->layer, net->n_layers, &net->room_layers, sizeof(*layer));
+	if (!layer) {
+		fail(net, PSGD_ERR_NOMEM, "out of memory");
 		return NULL;
 	}
-	net->n_layers++;
-	layer->kind = kind;
-	layer->in = net->n_layers > 1 ? layer[-1].out : net->in;
+	net->layer = layer;
+	layer += net->n_layers;
+	*layer = (struct net_layer){.kind = kind, .from = {net->top}, .n_from = 1};
+	layer->in = net->top ? net->layer[net->top - 1].out : net->in;
 	layer->out = layer->in;
 	layer->first_tensor = net->n_tensors;
+	net->top = ++net->n_layers;
 	return layer;
 }
 
-static struct net_tensor *tensor_add(struct net *net, struct net_layer *layer, const char *name,
-	const char *part, uint32_t n_dims, const int64_t *dims)
+static void tensor_add(struct net *net, struct net_layer *layer, const char *name, const char *part,
+	uint32_t n_dims, const int64_t *dims)
 {
-	struct net_tensor *tensor = &net->tensor[net->n_tensors];
+	struct net_tensor *tensor;
 
-	if (net->n_tensors == NET_MAX_TENSORS) {
-		(void)image_fail(&net->error, PSGD_ERR_CONFIG, "too many tensors");
-		return &net->tensor[0];
+	tensor = grow(net->tensor, net->n_tensors, &net->room_tensors, sizeof(*tensor));
+	if (!tensor) {
+		fail(net, PSGD_ERR_NOMEM, "out of memory");
+		return;
 	}
-	net->n_tensors++;
+	net->tensor = tensor;
+	tensor += net->n_tensors++;
 	layer->n_tensors++;
+	*tensor = (struct net_tensor){.n_dims = n_dims, .offset = net->n_params, .count = 1};
 	(void)snprintf(tensor->name, sizeof(tensor->name), "%s.%s", name, part);
-	tensor->n_dims = n_dims;
-	tensor->count = 1;
 	for (uint32_t i = 0; i < n_dims; i++) {
 		tensor->dims[i] = dims[i];
 		tensor->count *= (size_t)dims[i];
 	}
-	tensor->offset = net->n_params;
-	net->n_params += aligned(tensor->count);
-	return tensor;
+	net->n_params += net_padded(tensor->count);
+}
+
+static void init_last_tensor(struct net *net, enum net_init init, float scale)
+{
+	if (net->status)
+		return;
+	net->tensor[net->n_tensors - 1].init = init;
+	net->tensor[net->n_tensors - 1].scale = scale;
+}
+
+/* He's variance 2 / fan_in, by a uniform distribution: exact arithmetic but for the bound. */
+static void init_last_weight(struct net *net, int64_t fan_in)
+{
+	init_last_tensor(net, NET_UNIFORM, sqrtf(6.0f / (float)fan_in));
+}
+
+void net_init_last(struct net *net, enum net_init init, float scale)
+{
+	const struct net_layer *layer;
+
+	if (net->status)
+		return;
+	layer = &net->layer[net->n_layers - 1];
+	for (size_t i = 0; i < layer->n_tensors; i++) {
+		net->tensor[layer->first_tensor + i].init = init;
+		net->tensor[layer->first_tensor + i].scale = scale;
+	}
 }
 
 void net_add_dense(struct net *net, const char *name, int64_t units)
@@ -83,31 +139,53 @@ void net_add_dense(struct net *net, const char *name, int64_t units)
 	if (!layer)
 		return;
 	in = layer->in.c * layer->in.h * layer->in.w;
-	layer->out = (struct nn_shape){0, units, 1, 1};
-	tensor_add(net, layer, name, "weight", 2, (const int64_t[]){units, in})->fan_in = in;
+	layer->out = (struct nn_shape){0, units, 1, 1, false};
+	tensor_add(net, layer, name, "weight", 2, (const int64_t[]){units, in});
+	init_last_weight(net, in);
 	tensor_add(net, layer, name, "bias", 1, &units);
 }
 
-void net_add_conv(struct net *net, const char *name, int64_t channels)
+/* The shape that a window leaves of layer->in. */
+static void slide(struct net *net, struct net_layer *layer)
+{
+	const struct nn_window *window = &layer->window;
+	int64_t rows = layer->in.h + 2 * window->padding - window->height;
+	int64_t columns = layer->in.w + 2 * window->padding - window->width;
+
+	if (rows < 0 || columns < 0) {
+		fail(net, PSGD_ERR_CONFIG, "images are too small to pool");
+		return;
+	}
+	layer->out.h = rows / window->stride + 1;
+	layer->out.w = columns / window->stride + 1;
+}
+
+void net_add_conv(
+	struct net *net, const char *name, int64_t channels, int64_t kernel, int64_t stride)
 {
 	struct net_layer *layer = layer_add(net, &layer_conv);
-	struct net_tensor *weight;
+	int64_t dims[4] = {channels, 0, kernel, kernel};
 
 	if (!layer)
 		return;
+	dims[1] = layer->in.c;
+	layer->window = (struct nn_window){kernel, kernel, stride, kernel / 2};
+	slide(net, layer);
 	layer->out.c = channels;
-	weight = tensor_add(
-		net, layer, name, "weight", 4, (const int64_t[]){channels, layer->in.c, 3, 3});
-	weight->fan_in = layer->in.c * 9;
+	layer->out.plain = false;
+	tensor_add(net, layer, name, "weight", 4, dims);
+	init_last_weight(net, layer->in.c * kernel * kernel);
 }
 
-void net_add_norm(struct net *net, const char *name)
+void net_add_norm(struct net *net, const char *name, bool relu)
 {
 	struct net_layer *layer = layer_add(net, &layer_norm);
 
 	if (!layer)
 		return;
-	tensor_add(net, layer, name, "weight", 1, &layer->in.c)->constant = 1.0f;
+	layer->relu = relu;
+	tensor_add(net, layer, name, "weight", 1, &layer->in.c);
+	init_last_tensor(net, NET_CONSTANT, 1.0f);
 	tensor_add(net, layer, name, "bias", 1, &layer->in.c);
 	layer->running = net->n_running;
 	net->n_running += 2 * (size_t)layer->in.c;
@@ -118,43 +196,82 @@ void net_add_relu(struct net *net)
 	(void)layer_add(net, &layer_relu);
 }
 
-void net_add_pool(struct net *net)
+void net_add_join(struct net *net, size_t other)
+{
+	struct net_layer *layer = layer_add(net, &layer_relu);
+	const struct nn_shape *second;
+
+	if (!layer)
+		return;
+	layer->from[layer->n_from++] = other;
+	second = other ? &net->layer[other - 1].out : &net->in;
+	if (second->c != layer->in.c || second->h != layer->in.h || second->w != layer->in.w ||
+		second->plain != layer->in.plain)
+		fail(net, PSGD_ERR_INVALID, "joined branches differ in shape");
+}
+
+void net_add_pool(struct net *net, int64_t kernel, int64_t stride, int64_t padding)
 {
 	struct net_layer *layer = layer_add(net, &layer_pool);
 
 	if (!layer)
 		return;
-	layer->out.h = layer->in.h / 2;
-	layer->out.w = layer->in.w / 2;
-	if (layer->out.h < 1 || layer->out.w < 1)
-		(void)image_fail(&net->error, PSGD_ERR_CONFIG, "images are too small to pool");
+	layer->window = (struct nn_window){kernel, kernel, stride, padding};
+	slide(net, layer);
 }
 
-/* He's variance 2 / fan_in, by a uniform distribution: exact arithmetic but for the bound. */
+void net_add_average(struct net *net)
+{
+	struct net_layer *layer = layer_add(net, &layer_pool);
+
+	if (!layer)
+		return;
+	layer->average = true;
+	layer->window = (struct nn_window){layer->in.h, layer->in.w, 1, 0};
+	slide(net, layer);
+}
+
 static void tensor_init(const struct net_tensor *tensor, float *out, uint64_t key)
 {
-	float bound;
+	for (size_t i = 0; i < tensor->count; i++) {
+		if (tensor->init == NET_CONSTANT)
+			out[i] = tensor->scale;
+		else if (tensor->init == NET_UNIFORM)
+			out[i] = tensor->scale * rng_symmetric(key, i);
+		else
+			out[i] = tensor->scale * rng_normal(key, i);
+	}
+}
 
-	if (tensor->fan_in == 0) {
-		for (size_t i = 0; i < tensor->count; i++)
-			out[i] = tensor->constant;
+/* Backward adds two gradients of a value at most; one that nobody takes has none. */
+static void check_uses(struct net *net)
+{
+	size_t *uses;
+
+	if (net->status)
+		return;
+	uses = calloc(net->n_layers + 1, sizeof(*uses));
+	if (!uses) {
+		fail(net, PSGD_ERR_NOMEM, "out of memory");
 		return;
 	}
-	bound = sqrtf(6.0f / (float)tensor->fan_in);
-	for (size_t i = 0; i < tensor->count; i++)
-		out[i] = bound * rng_symmetric(key, i);
+	for (size_t i = 0; i < net->n_layers; i++)
+		for (size_t k = 0; k < net->layer[i].n_from; k++)
+			uses[net->layer[i].from[k]]++;
+	for (size_t i = 0; i < net->n_layers; i++)
+		if (uses[i] < 1 || uses[i] > 2)
+			fail(net, PSGD_ERR_INVALID, "a value is not taken once or twice");
+	free(uses);
 }
 
 psgd_status net_end(struct net *net, uint64_t seed)
 {
-	/* What can be wrong here are sizes that come from a configuration or a file. */
-	if (net->error.text[0])
-		return PSGD_ERR_CONFIG;
-	if (!net->nn)
-		return PSGD_OK;
-	net->params = values_alloc(net->n_params);
-	net->grads = values_alloc(net->n_params);
-	net->running = values_alloc(net->n_running);
+	check_uses(net);
+	if (net->status || !net->nn)
+		return net->status;
+	net->params = net_alloc(net->n_params);
+	net->grads = net_alloc(net->n_params);
+	net->running = net_alloc(net->n_running);
 	if (!net->params || !net->grads || !net->running)
 		return image_fail(&net->error, PSGD_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; i < net->n_tensors; i++)
@@ -169,111 +286,20 @@ psgd_status net_end(struct net *net, uint64_t seed)
 	return PSGD_OK;
 }
 
-static void plan_free(struct net_plan *plan)
-{
-	for (size_t i = 0; i < NET_MAX_LAYERS; i++) {
-		nn_op_free(plan->cell[i].back_data);
-		nn_op_free(plan->cell[i].back_params);
-		nn_op_free(plan->cell[i].forward);
-	}
-	free(plan->memory);
-	free(plan);
-}
-
 void net_free(struct net *net)
 {
 	while (net->plans) {
 		struct net_plan *next = net->plans->next;
 
-		plan_free(net->plans);
+		net_plan_free(net->plans);
 		net->plans = next;
 	}
+	free(net->layer);
+	free(net->tensor);
 	free(net->params);
 	free(net->grads);
 	free(net->running);
 	*net = (struct net){0};
-}
-
-static size_t batch_values(const struct nn_shape *shape, int64_t batch)
-{
-	return aligned((size_t)(batch * shape->c * shape->h * shape->w));
-}
-
-/*
- * Two walks over the same carving: with memory NULL it only counts. Two buffers for gradients of
- * activations are enough, since a layer needs its own dy and dx only.
- */
-static size_t plan_carve(const struct net *net, struct net_plan *plan, float *memory)
-{
-	size_t used = batch_values(&net->in, plan->batch), largest = used;
-
-	plan->input = memory;
-	plan->output = memory;
-	for (size_t i = 0; i < net->n_layers; i++) {
-		const struct net_layer *layer = &net->layer[i];
-		struct net_cell *cell = &plan->cell[i];
-		size_t out = batch_values(&layer->out, plan->batch);
-
-		cell->x = plan->output;
-		cell->y = cell->x;
-		if (!layer->kind->in_place) {
-			cell->y = memory ? memory + used : NULL;
-			used += out;
-		}
-		plan->output = cell->y;
-		if (layer->kind->statistics) {
-			cell->mean = memory ? memory + used : NULL;
-			used += aligned((size_t)layer->in.c);
-			cell->variance = memory ? memory + used : NULL;
-			used += aligned((size_t)layer->in.c);
-		}
-		largest = out > largest ? out : largest;
-	}
-	for (size_t i = 0; plan->train && i < 2; i++) {
-		plan->diff[i] = memory ? memory + used : NULL;
-		used += largest;
-	}
-	plan->diff_start = plan->diff[0];
-	return used;
-}
-
-struct net_plan *net_prepare(struct net *net, int64_t batch, bool train)
-{
-	struct net_plan *plan;
-	psgd_status status = PSGD_OK;
-
-	for (plan = net->plans; plan; plan = plan->next)
-		if (plan->batch == batch && plan->train == train)
-			return plan;
-	plan = calloc(1, sizeof(*plan));
-	if (!plan)
-		goto nomem;
-	plan->batch = batch;
-	plan->train = train;
-	plan->memory = values_alloc(plan_carve(net, plan, NULL));
-	if (!plan->memory)
-		goto nomem;
-	(void)plan_carve(net, plan, plan->memory);
-	for (size_t i = 0; !status && i < net->n_layers; i++) {
-		const struct net_layer *layer = &net->layer[i];
-
-		plan->cell[i].batch = batch;
-		plan->cell[i].train = train;
-		if (layer->kind->prepare)
-			status = layer->kind->prepare(net, layer, &plan->cell[i]);
-	}
-	if (status) {
-		plan_free(plan);
-		return NULL;
-	}
-	plan->next = net->plans;
-	net->plans = plan;
-	return plan;
-nomem:
-	(void)image_fail(&net->error, PSGD_ERR_NOMEM, "out of memory for a batch of %lld images",
-		(long long)batch);
-	free(plan);
-	return NULL;
 }
 
 psgd_status net_forward(struct net *net, struct net_plan *plan, float *running)
@@ -288,24 +314,21 @@ psgd_status net_forward(struct net *net, struct net_plan *plan, float *running)
 
 psgd_status net_backward(struct net *net, struct net_plan *plan, net_grads_fn on_grads, void *user)
 {
-	float *dy = plan->diff[0], *other = plan->diff[1];
 	psgd_status status = PSGD_OK;
 
 	for (size_t i = net->n_layers; !status && i-- > 0;) {
 		const struct net_layer *layer = &net->layer[i];
 		struct net_cell *cell = &plan->cell[i];
-		float *dx = layer->kind->in_place ? dy : other;
 
+		if (cell->part[1] && !layer->kind->elementwise)
+			layer_sum(cell->dy, cell->part[0], cell->part[1],
+				net_values(&layer->out, cell->batch));
 		if (layer->kind->back_params)
-			status = layer->kind->back_params(net, layer, cell, dy, dx);
+			status = layer->kind->back_params(net, layer, cell);
 		if (!status && layer->n_tensors > 0 && on_grads)
 			status = on_grads(user, layer);
-		if (!status && i > 0 && layer->kind->back_data)
-			status = layer->kind->back_data(net, layer, cell, dy, dx);
-		if (dx != dy) {
-			other = dy;
-			dy = dx;
-		}
+		if (!status && cell->dx && layer->kind->back_data)
+			status = layer->kind->back_data(net, layer, cell);
 	}
 	return status;
 }

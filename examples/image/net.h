@@ -1,6 +1,7 @@
 /*
- * A net is a list of layers. Parameters, gradients and running statistics are three flat buffers,
- * so that a broadcast, a hash or an optimizer step is one pass.
+ * A net is a list of layers, each of which takes one or two earlier values. Parameters, gradients
+ * and running statistics are three flat buffers, so that a broadcast, a hash or an optimizer step
+ * is one pass.
  * SPDX-License-Identifier: MIT
  */
 #ifndef IMAGE_NET_H
@@ -10,9 +11,14 @@
 
 #include <psgd/types.h>
 
-#define NET_MAX_LAYERS 16
-#define NET_MAX_TENSORS 16
-#define NET_NAME_BYTES 32
+#define NET_NAME_BYTES 48
+
+/* The first values of a tensor. */
+enum net_init {
+	NET_CONSTANT, /* scale */
+	NET_UNIFORM,  /* in [-scale, scale) */
+	NET_NORMAL    /* mean 0, deviation scale */
+};
 
 /* One parameter tensor; its id is its index in the net. */
 struct net_tensor {
@@ -21,53 +27,67 @@ struct net_tensor {
 	int64_t dims[PSGD_MAX_DIMS];
 	size_t offset; /* of its values in params and grads; a multiple of 16 */
 	size_t count;
-	int64_t fan_in;	 /* of a weight; 0: not one */
-	float constant;	 /* the first value of one that is not a weight */
+	enum net_init init;
+	float scale;
 	unsigned bucket; /* gradients of a bucket are submitted together, in this order */
 };
 
+#define NET_MAX_INPUTS 2
+
+/* Value 0 is the net's input, value i + 1 the result of layer i. */
 struct net_layer {
 	const struct layer_kind *kind;
 	struct nn_shape in, out; /* n is 0 */
+	size_t from[NET_MAX_INPUTS];
+	size_t n_from;
+	struct nn_window window; /* of a convolution or a pool */
+	bool average;		 /* of a pool: not the maximum */
+	bool relu;		 /* of a norm: followed by one */
 	size_t first_tensor, n_tensors;
-	size_t running; /* of a batch norm: offset of the running means; variances follow */
+	size_t running; /* of a norm: offset of the running means; variances follow */
 };
 
-/* A layer for one batch size: its primitives, and where its input and output are. */
+/* A layer for one batch size: its primitives, and where its values are. */
 struct net_cell {
 	int64_t batch;
 	bool train;
 	struct nn_op *forward, *back_data, *back_params;
-	float *x, *y;
-	float *mean, *variance; /* of a batch norm: of this batch */
+	float *x[NET_MAX_INPUTS], *y;
+	float *mean, *variance; /* of a norm: of this batch */
+	float *part[2];		/* of y's gradient, one from each layer that takes y; or NULL */
+	float *dy;		/* their sum */
+	float *dx;		/* NULL: not wanted */
 };
 
-/* The net for one batch size. */
+/* The net for one batch size. All its values share one block of memory. */
 struct net_plan {
 	int64_t batch;
 	bool train;
 	float *memory;
+	size_t n_values;   /* of memory */
 	float *input;	   /* to be filled by the caller; batch x h x w x c */
 	float *output;	   /* batch x classes */
-	float *diff_start; /* where the gradient of the output goes */
-	float *diff[2];
-	struct net_cell cell[NET_MAX_LAYERS];
+	float *diff_start; /* where the gradient of the output goes, after the forward pass */
+	size_t n_cells;
+	struct net_cell *cell; /* one of each layer */
 	struct net_plan *next;
 };
 
 struct net {
 	struct nn *nn; /* borrowed; NULL: only shapes */
 	struct nn_shape in;
-	struct net_layer layer[NET_MAX_LAYERS];
-	size_t n_layers;
-	struct net_tensor tensor[NET_MAX_TENSORS];
-	size_t n_tensors;
+	struct net_layer *layer;
+	size_t n_layers, room_layers;
+	struct net_tensor *tensor;
+	size_t n_tensors, room_tensors;
+	size_t top; /* the value that the next layer takes */
 	unsigned n_buckets;
 	float *params, *grads; /* n_params values each, padding is 0 */
 	size_t n_params;
 	float *running; /* n_running values */
 	size_t n_running;
 	struct net_plan *plans;
+	psgd_status status;	  /* of building: the first failure */
 	struct image_error error; /* of the last failure */
 };
 
@@ -76,25 +96,47 @@ typedef psgd_status (*net_grads_fn)(void *user, const struct net_layer *layer);
 
 /*
  * Building: net_begin, layers, net_end. After net_begin every failure leaves the net to net_free;
- * adding to a net that has failed does nothing, so that only net_end's status needs a look.
+ * adding to a net that has failed does nothing, so that only net_end's status needs a look. A
+ * layer takes the value net->top, its result becomes net->top; to branch, set net->top to an
+ * earlier value. Every value but the last is taken once or twice.
  */
 void net_begin(struct net *net, struct nn *nn, const struct nn_shape *in);
 void net_add_dense(struct net *net, const char *name, int64_t units);
-void net_add_conv(struct net *net, const char *name, int64_t channels);
-void net_add_norm(struct net *net, const char *name);
+/* kernel x kernel, padded by kernel / 2; no bias. */
+void net_add_conv(
+	struct net *net, const char *name, int64_t channels, int64_t kernel, int64_t stride);
+void net_add_norm(struct net *net, const char *name, bool relu);
 void net_add_relu(struct net *net);
-void net_add_pool(struct net *net);
-/* Allocates and initialises the parameters (He, uniform), unless there is no nn. */
+/* relu(top + other). The two have one shape. */
+void net_add_join(struct net *net, size_t other);
+/* Maximum. Without padding, rows and columns that fill no window are left out. */
+void net_add_pool(struct net *net, int64_t kernel, int64_t stride, int64_t padding);
+/* Average over each channel. */
+void net_add_average(struct net *net);
+/* How the last layer's tensors begin, if not as He et al. (uniform, variance 2 / fan-in). */
+void net_init_last(struct net *net, enum net_init init, float scale);
+/* Allocates and initialises the parameters, unless there is no nn. Errors: CONFIG, NOMEM. */
 psgd_status net_end(struct net *net, uint64_t seed);
 void net_free(struct net *net);
 
 /* The plan for a batch size, kept until net_free; NULL on failure. */
 struct net_plan *net_prepare(struct net *net, int64_t batch, bool train);
+void net_plan_free(struct net_plan *plan); /* net_free does it */
 
 /* running: statistics that a plan that does not train uses; NULL: the net's. */
 psgd_status net_forward(struct net *net, struct net_plan *plan, float *running);
 
-/* From plan->diff_start down. on_grads may be NULL. */
+/*
+ * From plan->diff_start down, once after each forward pass: gradients take the place of values
+ * that are no longer wanted. on_grads may be NULL.
+ */
 psgd_status net_backward(struct net *net, struct net_plan *plan, net_grads_fn on_grads, void *user);
+
+/* Values of an activation. */
+size_t net_values(const struct nn_shape *shape, int64_t batch);
+
+/* `count` zeroed values, 64-byte aligned and padded to a multiple of 64 bytes; NULL: no memory. */
+float *net_alloc(size_t count);
+size_t net_padded(size_t count);
 
 #endif

@@ -57,8 +57,9 @@ psgd_status plan_print(FILE *out, const char *config_path, const char *const *ov
 	status = data_image_shape(&config->dataset, &shape, error);
 	if (!status)
 		status = model_build(&net, NULL, &config->model,
-			&(struct nn_shape){0, (int64_t)shape.channels, (int64_t)shape.rows,
-				(int64_t)shape.cols},
+			&(struct nn_shape){.c = (int64_t)shape.channels,
+				.h = (int64_t)shape.rows,
+				.w = (int64_t)shape.cols},
 			config->seed, error);
 	if (!status) {
 		print_tensors(out, &net);

@@ -19,4 +19,7 @@ uint64_t rng_below(uint64_t key, uint64_t index, uint64_t bound);
 /* Uniform in [-1, 1), exact in f32: the same on every machine. */
 float rng_symmetric(uint64_t key, uint64_t index);
 
+/* Normal, mean 0 and deviation 1. */
+float rng_normal(uint64_t key, uint64_t index);
+
 #endif

@@ -36,8 +36,9 @@ static uint64_t params_hash(const struct net *net)
 static psgd_status build_net(struct trainer *t)
 {
 	const struct image_shape *shape = &t->data.shape;
-	struct nn_shape in = {
-		0, (int64_t)shape->channels, (int64_t)shape->rows, (int64_t)shape->cols};
+	struct nn_shape in = {.c = (int64_t)shape->channels,
+		.h = (int64_t)shape->rows,
+		.w = (int64_t)shape->cols};
 	psgd_status status = nn_open(t->config->threads, &t->nn, t->error);
 
 	if (!status)
@@ -72,14 +73,19 @@ static psgd_status alloc_buffers(struct trainer *t)
 
 static psgd_status open_session(struct trainer *t)
 {
-	struct psgd_tensor tensors[NET_MAX_TENSORS];
+	struct psgd_tensor *tensors = calloc(t->net.n_tensors, sizeof(*tensors));
 	psgd_status status;
 
+	if (!tensors)
+		return image_fail(t->error, PSGD_ERR_NOMEM, "out of memory");
 	buckets_tensors(&t->net, tensors);
 	status = psgd_stack_session(t->stack, tensors, t->net.n_tensors, &t->session);
+	free(tensors);
 	if (status)
 		return trainer_fail(t, status, "session");
-	buckets_init(&t->buckets, &t->net, t->session);
+	status = buckets_init(&t->buckets, &t->net, t->session);
+	if (status)
+		return image_fail(t->error, status, "out of memory");
 	status = psgd_session_broadcast(
 		t->session, t->net.params, t->net.n_params * sizeof(float), 0);
 	if (status)
@@ -119,6 +125,7 @@ static psgd_status trainer_init(struct trainer *t, psgd_stack *stack, struct ima
 static void trainer_finish(struct trainer *t)
 {
 	calibration_finish(&t->calibration);
+	buckets_finish(&t->buckets);
 	free(t->worker0_running);
 	free(t->momentum);
 	free(t->changes);

@@ -23,6 +23,7 @@ static const cyaml_schema_value_t number_entry = {
 
 static const cyaml_schema_field_t model_fields[] = {
 	TEXT(struct psgd_config_model, name),
+	TEXT(struct psgd_config_model, stem),
 	UINT(struct psgd_config_model, num_classes),
 	CYAML_FIELD_END,
 };
@@ -197,7 +198,9 @@ static const struct psgd__key keys[] = {
 	{"seed", "42", 0, 0, 0, NULL},
 	{"threads", "1", 1, 1024, 0, NULL},
 
-	{"model.name", NULL, 0, 0, REQUIRED, "mlp, cnn"},
+	{"model.name", NULL, 0, 0, REQUIRED,
+		"mlp, cnn, resnet8, resnet20, resnet18, resnet34, resnet50"},
+	{"model.stem", "auto", 0, 0, 0, "auto, cifar, imagenet"},
 	{"model.num_classes", "10", 1, 1e6, 0, NULL},
 
 	{"dataset.name", NULL, 0, 0, REQUIRED,

@@ -80,8 +80,10 @@ static const struct refusal words[] = {
 		"override 'training.nesterov=maybe': expected true or false, got 'maybe'"},
 	{"", "training.nesterov=1",
 		"override 'training.nesterov=1': expected true or false, got '1'"},
-	{"", "model.name=resnet18",
-		"override 'model.name=resnet18': expected one of mlp, cnn, got 'resnet18'"},
+	{"", "model.name=resnet19", "override 'model.name=resnet19': expected one of mlp, cnn, "
+		"resnet8, resnet20, resnet18, resnet34, resnet50, got 'resnet19'"},
+	{"", "model.stem=none",
+		"override 'model.stem=none': expected one of auto, cifar, imagenet, got 'none'"},
 	{"", "dataset.name=cifar1000", "override 'dataset.name=cifar1000': expected one of "
 		"fashion-mnist, mnist, idx, cifar10, cifar, cifar100, synthetic, got 'cifar1000'"},
 	{"", "dataset.augment=flip",
@@ -92,8 +94,8 @@ static const struct refusal words[] = {
 	{"", "training.scheduler=[step]",
 		"override 'training.scheduler=[step]': expected a text, got a list"},
 	{"", "model.name='mlp, cnn'",
-		"override 'model.name='mlp, cnn'': expected one of mlp, cnn, got the text "
-		"'mlp, cnn'"},
+		"override 'model.name='mlp, cnn'': expected one of mlp, cnn, resnet8, resnet20, "
+		"resnet18, resnet34, resnet50, got the text 'mlp, cnn'"},
 	{"", "rank_control.cap=auto", "override 'rank_control.cap=auto': "
 		"expected one of none, calibration, live, got 'auto'"},
 	{"", "rank_control.choice=accordion", "override 'rank_control.choice=accordion': "

@@ -38,31 +38,35 @@ static void dense(const struct view *in, const struct view *out, const double *w
 		}
 }
 
-static double conv_at(
-	const struct view *in, const double *w, size_t n, size_t y, size_t x, size_t o)
+static double conv_at(const struct view *in, const double *w, const struct nn_window *window,
+	size_t n, size_t y, size_t x, size_t o)
 {
+	size_t height = (size_t)window->height, width = (size_t)window->width;
+	size_t stride = (size_t)window->stride, padding = (size_t)window->padding;
 	double sum = 0.0;
 
-	for (size_t dy = 0; dy < 3; dy++)
-		for (size_t dx = 0; dx < 3; dx++) {
-			size_t sy = y + dy - 1, sx = x + dx - 1; /* outside: huge, or too large */
+	for (size_t dy = 0; dy < height; dy++)
+		for (size_t dx = 0; dx < width; dx++) {
+			/* Outside: huge, or too large. */
+			size_t sy = y * stride + dy - padding, sx = x * stride + dx - padding;
 
 			if (sy >= in->h || sx >= in->w)
 				continue;
 			for (size_t i = 0; i < in->c; i++)
-				sum += w[((o * in->c + i) * 3 + dy) * 3 + dx] *
+				sum += w[((o * in->c + i) * height + dy) * width + dx] *
 				       pixel(in, n, sy, sx)[i];
 		}
 	return sum;
 }
 
-static void conv(const struct view *in, const struct view *out, const double *w)
+static void conv(const struct view *in, const struct view *out, const double *w,
+	const struct nn_window *window)
 {
-	for (size_t n = 0; n < in->n; n++)
-		for (size_t y = 0; y < in->h; y++)
-			for (size_t x = 0; x < in->w; x++)
+	for (size_t n = 0; n < out->n; n++)
+		for (size_t y = 0; y < out->h; y++)
+			for (size_t x = 0; x < out->w; x++)
 				for (size_t o = 0; o < out->c; o++)
-					pixel(out, n, y, x)[o] = conv_at(in, w, n, y, x, o);
+					pixel(out, n, y, x)[o] = conv_at(in, w, window, n, y, x, o);
 }
 
 static void norm(const struct view *in, const struct view *out, const double *scale,
@@ -88,45 +92,88 @@ static void norm(const struct view *in, const struct view *out, const double *sc
 	}
 }
 
-static void pool(const struct view *in, const struct view *out)
+static double pool_at(const struct view *in, const struct nn_window *window, bool average, size_t n,
+	size_t y, size_t x, size_t c)
+{
+	size_t height = (size_t)window->height, width = (size_t)window->width;
+	size_t stride = (size_t)window->stride, padding = (size_t)window->padding;
+	double largest = -INFINITY, sum = 0.0, count = 0.0;
+
+	for (size_t dy = 0; dy < height; dy++)
+		for (size_t dx = 0; dx < width; dx++) {
+			size_t sy = y * stride + dy - padding, sx = x * stride + dx - padding;
+
+			if (sy >= in->h || sx >= in->w)
+				continue;
+			largest = fmax(largest, pixel(in, n, sy, sx)[c]);
+			sum += pixel(in, n, sy, sx)[c];
+			count += 1.0;
+		}
+	return average ? sum / count : largest;
+}
+
+static void pool(const struct view *in, const struct view *out, const struct net_layer *layer)
 {
 	for (size_t n = 0; n < out->n; n++)
 		for (size_t y = 0; y < out->h; y++)
 			for (size_t x = 0; x < out->w; x++)
 				for (size_t c = 0; c < out->c; c++)
-					pixel(out, n, y, x)[c] = fmax(
-						fmax(pixel(in, n, 2 * y, 2 * x)[c],
-							pixel(in, n, 2 * y, 2 * x + 1)[c]),
-						fmax(pixel(in, n, 2 * y + 1, 2 * x)[c],
-							pixel(in, n, 2 * y + 1, 2 * x + 1)[c]));
+					pixel(out, n, y, x)[c] = pool_at(
+						in, &layer->window, layer->average, n, y, x, c);
+}
+
+static size_t view_values(const struct view *v)
+{
+	return v->n * v->c * v->h * v->w;
+}
+
+static void relu(const struct view *v)
+{
+	for (size_t i = 0; i < view_values(v); i++)
+		v->at[i] = fmax(v->at[i], 0.0);
+}
+
+static void run_layer(const struct net *net, const struct net_layer *layer, const double *params,
+	const float *running, const struct view *values, const struct view *out)
+{
+	const struct net_tensor *tensor = &net->tensor[layer->first_tensor];
+	const struct view *in = &values[layer->from[0]];
+
+	if (layer->kind == &layer_dense) {
+		dense(in, out, params + tensor[0].offset, params + tensor[1].offset);
+	} else if (layer->kind == &layer_conv) {
+		conv(in, out, params + tensor[0].offset, &layer->window);
+	} else if (layer->kind == &layer_norm) {
+		norm(in, out, params + tensor[0].offset, params + tensor[1].offset,
+			running ? running + layer->running : NULL);
+		if (layer->relu)
+			relu(out);
+	} else if (layer->kind == &layer_pool) {
+		pool(in, out, layer);
+	} else {
+		for (size_t k = 0; k < layer->n_from; k++)
+			for (size_t i = 0; i < view_values(out); i++)
+				out->at[i] += values[layer->from[k]].at[i];
+		relu(out);
+	}
 }
 
 double *reference_forward(const struct net *net, const double *params, const float *images,
 	size_t batch, const float *running)
 {
-	struct view in = view_new(batch, &net->in);
+	struct view *values = calloc(net->n_layers + 1, sizeof(*values));
+	double *result;
 
-	for (size_t i = 0; i < in.n * in.c * in.h * in.w; i++)
-		in.at[i] = images[i];
+	values[0] = view_new(batch, &net->in);
+	for (size_t i = 0; i < view_values(&values[0]); i++)
+		values[0].at[i] = images[i];
 	for (size_t l = 0; l < net->n_layers; l++) {
-		const struct net_layer *layer = &net->layer[l];
-		const struct net_tensor *tensor = &net->tensor[layer->first_tensor];
-		struct view out = view_new(batch, &layer->out);
-
-		if (layer->kind == &layer_dense)
-			dense(&in, &out, params + tensor[0].offset, params + tensor[1].offset);
-		else if (layer->kind == &layer_conv)
-			conv(&in, &out, params + tensor[0].offset);
-		else if (layer->kind == &layer_norm)
-			norm(&in, &out, params + tensor[0].offset, params + tensor[1].offset,
-				running ? running + layer->running : NULL);
-		else if (layer->kind == &layer_pool)
-			pool(&in, &out);
-		else
-			for (size_t i = 0; i < in.n * in.c * in.h * in.w; i++)
-				out.at[i] = fmax(in.at[i], 0.0);
-		free(in.at);
-		in = out;
+		values[l + 1] = view_new(batch, &net->layer[l].out);
+		run_layer(net, &net->layer[l], params, running, values, &values[l + 1]);
 	}
-	return in.at;
+	for (size_t l = 0; l < net->n_layers; l++)
+		free(values[l].at);
+	result = values[net->n_layers].at;
+	free(values);
+	return result;
 }

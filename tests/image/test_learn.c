@@ -26,9 +26,10 @@ static struct image_error error;
 
 static void learner_open(struct learner *l, char *name, uint64_t seed)
 {
-	const struct psgd_config_model model = {.name = name, .num_classes = CLASSES};
+	const struct psgd_config_model model = {
+		.name = name, .stem = (char[]){"auto"}, .num_classes = CLASSES};
 	struct psgd_config_dataset config = {.name = (char[]){"synthetic"}};
-	struct nn_shape in = {0, 1, 28, 28};
+	struct nn_shape in = {.c = 1, .h = 28, .w = 28};
 
 	ck_assert_int_eq(data_load(&config, CLASSES, seed, &l->data, &error), PSGD_OK);
 	ck_assert_int_eq(nn_open(1, &l->nn, &error), PSGD_OK);

@@ -53,51 +53,100 @@ static void add_relu(struct net *net)
 
 static void add_conv(struct net *net)
 {
-	net_add_conv(net, "a", 3);
-	net_add_conv(net, "b", 16);
-	net_add_conv(net, "c", 2);
+	net_add_conv(net, "a", 3, 3, 1);
+	net_add_conv(net, "b", 16, 3, 1);
+	net_add_conv(net, "c", 2, 3, 1);
 	net_add_dense(net, "d", 3);
+}
+
+static void add_windows(struct net *net)
+{
+	net_add_conv(net, "a", 16, 7, 2);
+	net_add_conv(net, "b", 32, 1, 1);
+	net_add_conv(net, "c", 16, 3, 2);
+	net_add_conv(net, "d", 5, 1, 2);
+	net_add_dense(net, "e", 3);
 }
 
 static void add_norm(struct net *net)
 {
-	net_add_norm(net, "a");
-	net_add_conv(net, "b", 16);
-	net_add_norm(net, "c");
-	net_add_conv(net, "d", 3);
-	net_add_norm(net, "e");
+	net_add_norm(net, "a", false);
+	net_add_conv(net, "b", 16, 3, 1);
+	net_add_norm(net, "c", true);
+	net_add_conv(net, "d", 3, 3, 1);
+	net_add_norm(net, "e", true);
 	net_add_dense(net, "f", 3);
 }
 
 static void add_pool(struct net *net)
 {
-	net_add_conv(net, "a", 3);
-	net_add_pool(net);
-	net_add_conv(net, "b", 2);
-	net_add_dense(net, "c", 3);
+	net_add_conv(net, "a", 3, 3, 1);
+	net_add_pool(net, 2, 2, 0);
+	net_add_conv(net, "b", 16, 3, 1);
+	net_add_pool(net, 3, 2, 1);
+	net_add_conv(net, "c", 2, 1, 1);
+	net_add_dense(net, "d", 3);
+}
+
+static void add_average(struct net *net)
+{
+	net_add_conv(net, "a", 32, 3, 1);
+	net_add_average(net);
+	net_add_dense(net, "b", 3);
+}
+
+/* Shortcuts as they are, by a projection, over a value that is the net's input, one in another. */
+static void add_joins(struct net *net)
+{
+	size_t start, branch;
+
+	net_add_norm(net, "a", false);
+	net_add_join(net, 0);
+	net_add_norm(net, "b", true);
+	net_add_conv(net, "c", 16, 3, 1);
+	start = net->top;
+	net_add_norm(net, "d", false);
+	net_add_join(net, start);
+	start = net->top;
+	net_add_conv(net, "e", 32, 3, 2);
+	net_add_norm(net, "f", false);
+	branch = net->top;
+	net->top = start;
+	net_add_conv(net, "g", 32, 1, 2);
+	net_add_norm(net, "h", false);
+	net_add_join(net, branch);
+	start = net->top;
+	net_add_conv(net, "i", 32, 1, 1);
+	net_add_join(net, start);
+	net_add_dense(net, "j", 3);
 }
 
 static void add_all(struct net *net)
 {
-	net_add_conv(net, "a", 16);
-	net_add_norm(net, "b");
-	net_add_relu(net);
-	net_add_pool(net);
-	net_add_conv(net, "c", 4);
-	net_add_norm(net, "d");
-	net_add_relu(net);
-	net_add_dense(net, "e", 3);
+	size_t start;
+
+	net_add_conv(net, "a", 16, 7, 2);
+	net_add_norm(net, "b", true);
+	net_add_pool(net, 3, 2, 1);
+	start = net->top;
+	net_add_conv(net, "c", 16, 3, 1);
+	net_add_norm(net, "d", true);
+	net_add_conv(net, "e", 16, 3, 1);
+	net_add_norm(net, "f", false);
+	net_add_join(net, start);
+	net_add_average(net);
+	net_add_dense(net, "g", 3);
 }
 
-static void (*const builders[])(struct net *) = {
-	add_dense, add_relu, add_conv, add_norm, add_pool, add_all};
+static void (*const builders[])(struct net *) = {add_dense, add_relu, add_conv, add_windows,
+	add_norm, add_pool, add_average, add_joins, add_all};
 
 #define N_BUILDERS ((int)(sizeof(builders) / sizeof(builders[0])))
 #define BATCH 5
 
 static struct net_plan *build(struct net *net, int which)
 {
-	const struct nn_shape in = {0, 2, 5, 6};
+	const struct nn_shape in = {.c = 2, .h = 5, .w = 6};
 	struct net_plan *plan;
 
 	net_begin(net, nn, &in);
@@ -108,10 +157,11 @@ static struct net_plan *build(struct net *net, int which)
 		struct net_tensor *tensor = &net->tensor[i];
 		float *values = net->params + tensor->offset;
 
-		if (tensor->fan_in == 0)
-			noise(values, tensor->count, i);
-		for (size_t j = 0; tensor->fan_in == 0 && j < tensor->count; j++)
-			values[j] += tensor->constant;
+		if (tensor->init != NET_CONSTANT)
+			continue;
+		noise(values, tensor->count, i);
+		for (size_t j = 0; j < tensor->count; j++)
+			values[j] += tensor->scale;
 	}
 	plan = net_prepare(net, BATCH, true);
 	ck_assert_ptr_nonnull(plan);
@@ -230,6 +280,7 @@ START_TEST(test_order)
 	noise(plan->diff_start, n_outputs(&net), 200);
 	ck_assert_int_eq(net_backward(&net, plan, NULL, NULL), PSGD_OK);
 	memcpy(plain, net.grads, bytes);
+	ck_assert_int_eq(net_forward(&net, plan, NULL), PSGD_OK);
 	noise(plan->diff_start, n_outputs(&net), 200);
 	ck_assert_int_eq(net_backward(&net, plan, see, &seen), PSGD_OK);
 	ck_assert_uint_eq(seen.calls, net.n_tensors);
@@ -265,7 +316,7 @@ END_TEST
 
 START_TEST(test_running_statistics)
 {
-	const struct nn_shape in = {0, 2, 5, 6};
+	const struct nn_shape in = {.c = 2, .h = 5, .w = 6};
 	const size_t count = BATCH * 5 * 6;
 	double mean[2] = {0, 0}, variance[2] = {1, 1};
 	float given[4] = {0.25f, -0.5f, 0.75f, 2.0f};
@@ -274,7 +325,7 @@ START_TEST(test_running_statistics)
 	double *params, *expected;
 
 	net_begin(&net, nn, &in);
-	net_add_norm(&net, "a");
+	net_add_norm(&net, "a", false);
 	ck_assert_int_eq(net_end(&net, 0), PSGD_OK);
 	ck_assert_uint_eq(net.n_running, 4);
 	plan = net_prepare(&net, BATCH, true);
@@ -316,7 +367,7 @@ END_TEST
 START_TEST(test_batch_sizes)
 {
 	struct net net;
-	struct net_plan *plan = build(&net, 5), *one;
+	struct net_plan *plan = build(&net, N_BUILDERS - 1), *one;
 	const size_t pixels = 2 * 5 * 6, classes = 3;
 
 	ck_assert_int_eq(net_forward(&net, plan, NULL), PSGD_OK);

@@ -11,7 +11,8 @@ PSGD_BEGIN
  * NULL when empty. configs/README.md explains every key. Read-only for the user of the library.
  */
 struct psgd_config_model {
-	char *name; /* mlp, cnn */
+	char *name; /* mlp, cnn, resnet8, resnet20, resnet18, resnet34, resnet50 */
+	char *stem; /* of a ResNet: auto, cifar, imagenet */
 	unsigned num_classes;
 };
 
