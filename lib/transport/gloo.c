@@ -271,8 +271,10 @@ psgd_status psgd_transport_gloo(const struct psgd_gloo_options *options, struct 
 		return PSGD_ERR_INVALID;
 	}
 	g = psgd__calloc(1, sizeof(*g));
-	if (!g)
+	if (!g) {
+		psgd__text(o.error, o.error_bytes, "%s", psgd_status_text(PSGD_ERR_NOMEM));
 		return PSGD_ERR_NOMEM;
+	}
 	status = meet(g, &o, reason, sizeof(reason));
 	if (!status)
 		status = psgd__queue_open(&jobs, g, o.oob->worker, o.oob->n_workers, &queue);
