@@ -135,7 +135,9 @@ static void process_main(const struct cluster *c, uint32_t worker, struct shared
 
 	options.oob = &oob;
 	options.timeout_ns = c->timeout_ns;
+#ifdef GLOO_MODULE_DIR
 	options.module_dir = GLOO_MODULE_DIR;
+#endif
 	options.error = reason;
 	options.error_bytes = sizeof(reason);
 	if (psgd_transport_gloo(&options, &transport)) {

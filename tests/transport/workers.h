@@ -10,6 +10,13 @@
 
 enum kind { LOCAL, SHAPED, GLOO, SHAPED_GLOO, N_KINDS };
 
+/* The kinds that this build has; those before GLOO are threads of one process. */
+#ifdef GLOO_MODULE_DIR
+#define N_TESTED N_KINDS
+#else
+#define N_TESTED GLOO
+#endif
+
 #define MAX_WORKERS 5
 
 /* Memory that all workers see, also when they are processes. */
