@@ -1,32 +1,51 @@
 #!/bin/bash
 # Installs what is missing, builds, checks the tree, runs the tests. Ends with
 # "N passed, N failed, N skipped", and with 0 only if nothing failed and something passed.
-# usage: tools/test.sh [--slow] [--sanitize] [--clang]
+# usage: tools/test.sh [--slow] [--sanitize] [--clang] [--core]
+#        tools/test.sh --thread
+# --sanitize: address and undefined behaviour. --core: the core library's suites alone.
+# --thread: its threads under the thread sanitizer, without Gloo, which synchronizes by atomics that
+# were compiled without it; and without what is a matter of milliseconds.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 # shellcheck source=tools/common.sh
 . tools/common.sh
 
 build="build-test"
-slow=(--no-suite slow)
+suites=(--no-suite slow)
+as_is=()
 options=(--auto-features=enabled --buildtype=debugoptimized)
 multiplier=2
 for argument in "$@"; do
     case $argument in
     --slow)
-        slow=()
+        suites=()
         ;;
     --sanitize)
         build=$build-sanitize
         options+=("-Db_sanitize=address,undefined")
         multiplier=6
         ;;
+    --core)
+        suites=(--suite unit --suite kernels --suite engine --no-suite timing)
+        ;;
+    --thread)
+        build=$build-thread
+        options=(--auto-features=disabled -Dtests=enabled --buildtype=debugoptimized
+            "-Db_sanitize=thread")
+        suites=(--suite engine --suite conformance --no-suite timing)
+        multiplier=6
+        # Its map of memory does not fit what some kernels make of addresses.
+        if setarch "$(uname -m)" -R true 2>/dev/null; then
+            as_is=(setarch "$(uname -m)" -R)
+        fi
+        ;;
     --clang)
         build=$build-clang
         export CC=clang-14 CXX=clang++-14
         ;;
     *)
-        echo "usage: tools/test.sh [--slow] [--sanitize] [--clang]" >&2
+        echo "usage: tools/test.sh [--slow] [--sanitize] [--clang] [--core] | --thread" >&2
         exit 2
         ;;
     esac
@@ -50,9 +69,10 @@ fi
 
 say "tests"
 log=$build/meson-logs/testlog.json
+export CK_TIMEOUT_MULTIPLIER=$multiplier
 rm -f "$log"
-meson test -C "$build" --no-rebuild --print-errorlogs --timeout-multiplier $multiplier \
-    "${slow[@]}" </dev/null
+"${as_is[@]}" meson test -C "$build" --no-rebuild --print-errorlogs \
+    --timeout-multiplier $multiplier "${suites[@]}" </dev/null
 code=$?
 before=$failed
 if counts=$(python3 -B tools/tally.py "$log"); then
