@@ -87,8 +87,8 @@ static psgd_status check_classes(
 	}
 	if (names->n < 2 || names->n > PACK_MAX_CLASSES)
 		return image_fail(error, PSGD_ERR_CONFIG,
-			"%s: %zu classes; labels are bytes: 2 to %d", folder, names->n,
-			PACK_MAX_CLASSES);
+			"%s: the number of classes is %zu; labels are bytes: 2 to %d", folder,
+			names->n, PACK_MAX_CLASSES);
 	return PSGD_OK;
 }
 

@@ -152,6 +152,31 @@ START_TEST(default_depends)
 }
 END_TEST
 
+START_TEST(data_sets)
+{
+	static const struct {
+		const char *override, *name, *augment;
+	} cases[] = {
+		{"dataset.name=cifar", "cifar10", "crop_flip"},
+		{"dataset.name=cifar10", "cifar10", "crop_flip"},
+		{"dataset.name=cifar100", "cifar100", "crop_flip"},
+		{"dataset.name=fashion-mnist", "fashion-mnist", "none"},
+		{"dataset={name: cifar, augment: none, batch_size: 1}", "cifar10", "none"},
+		{"dataset={name: mnist, augment: crop_flip, batch_size: 1}", "mnist", "crop_flip"},
+		{"dataset={name: cifar100, augment: ~, batch_size: 1}", "cifar100", "crop_flip"},
+	};
+
+	write_text("t.yaml", SMALLEST);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct psgd_config *c = load_file("t.yaml", cases[i].override);
+
+		SAME_TEXT(c->dataset.name, cases[i].name);
+		SAME_TEXT(c->dataset.augment, cases[i].augment);
+		psgd_config_free(&c);
+	}
+}
+END_TEST
+
 START_TEST(numbers)
 {
 	static const struct {
@@ -399,6 +424,7 @@ static Suite *suite(void)
 	tcase_add_test(t, default_compression);
 	tcase_add_test(t, default_control_and_network);
 	tcase_add_test(t, default_depends);
+	tcase_add_test(t, data_sets);
 	tcase_add_test(t, numbers);
 	tcase_add_test(t, booleans);
 	tcase_add_test(t, absent_texts);
