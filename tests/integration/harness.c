@@ -97,13 +97,13 @@ bool exists(const char *path)
 
 /* ---- programs ---- */
 
-struct started start_psgd(const char *arguments)
+struct started start_program(const char *variable, const char *arguments)
 {
 	struct started s = {.at = now_s()};
-	char *copy = strdup(arguments), *argv[64] = {getenv("PSGD_BIN")}, *save = NULL;
+	char *copy = strdup(arguments), *argv[64] = {getenv(variable)}, *save = NULL;
 	size_t n = 1;
 
-	ck_assert_msg(argv[0] != NULL, "PSGD_BIN is not set");
+	ck_assert_msg(argv[0] != NULL, "%s is not set", variable);
 	for (char *word = strtok_r(copy, " ", &save); word; word = strtok_r(NULL, " ", &save)) {
 		ck_assert_uint_lt(n, 63);
 		argv[n++] = word;
@@ -127,6 +127,11 @@ struct started start_psgd(const char *arguments)
 	return s;
 }
 
+struct started start_psgd(const char *arguments)
+{
+	return start_program("PSGD_BIN", arguments);
+}
+
 struct ended finish(struct started s, double timeout_s)
 {
 	struct ended ended = {0};
@@ -140,7 +145,7 @@ struct ended finish(struct started s, double timeout_s)
 		kill(s.pid, SIGKILL);
 		waitpid(s.pid, &status, 0);
 		ck_abort_msg(
-			"psgd did not end within %g s; stdout:\n%s", timeout_s, read_text(s.out));
+			"it did not end within %g s; stdout:\n%s", timeout_s, read_text(s.out));
 	}
 	ended.seconds = now_s() - s.at;
 	ended.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);

@@ -27,7 +27,8 @@ void enter_folder(void);
 void leave_folder(void);
 const char *folder(void);
 
-/* Arguments are split at spaces. */
+/* The program whose path is in that variable. Arguments are split at spaces. */
+struct started start_program(const char *variable, const char *arguments);
 struct started start_psgd(const char *arguments);
 struct ended finish(struct started started, double timeout_s);
 struct ended run_psgd(const char *arguments, double timeout_s);

@@ -177,6 +177,10 @@ static void write_data(void)
 	write_idx("short", (struct idx){0x803, 64, 64, 784});
 	write_idx("magic", (struct idx){0x1234, 64, 64, 0});
 	write_idx("labels", (struct idx){0x803, 64, 63, 0});
+	write_text("short/data_batch_1.bin", "");
+	write_text("short/data_batch_2.bin", "");
+	ck_assert_int_eq(truncate("short/data_batch_1.bin", 3073), 0);
+	ck_assert_int_eq(truncate("short/data_batch_2.bin", 3072), 0);
 }
 
 /* Every PORT in a text becomes the number. */
@@ -239,6 +243,15 @@ static const struct {
 	{"run good.yaml --standalone dataset.name=idx dataset.root=labels",
 		"worker 0: psgd-train-image: labels/train-images-idx3-ubyte has 64 images but "
 		"labels/train-labels-idx1-ubyte has 63 labels",
+		2},
+	{"run good.yaml --standalone dataset.name=cifar100",
+		"worker 0: psgd-train-image: data/train.bin is missing, also in cifar-100-binary: "
+		"dataset.root is for the binary version of cifar100 "
+		"(https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz)",
+		2},
+	{"run good.yaml --standalone dataset.name=cifar dataset.root=short",
+		"worker 0: psgd-train-image: short/data_batch_2.bin: 3072 bytes, expected records "
+		"of 3073 bytes",
 		2},
 	{"run good.yaml --standalone dataset.batch_size=65",
 		"worker 0: psgd-train-image: dataset.batch_size 65 is more than the 64 samples "
