@@ -12,16 +12,13 @@
 #include "device/cpu_vector.h"
 
 #define ROWS 4
-#define PROJECT_COLS (WIDTH == 16 ? 8 : 2)
+#define PROJECT_COLS (WIDTH == 16 ? 4 : 2)
 #define BACK_COLS (WIDTH == 16 ? 4 : 2)
 #define TILE_NARROW 1024
-#define TILE_VALUES 65536 /* of Q in a tile */
 
-static int64_t tile_width(uint32_t r, uint32_t at_once)
+static int64_t tile_of(const struct psgd__matrix *x, uint32_t at_once)
 {
-	if (r > at_once)
-		return TILE_NARROW;
-	return TILE_VALUES / (r ? r : 1);
+	return x->r > at_once ? TILE_NARROW : tile_width(TILE_VALUES, x->r);
 }
 
 /* A block of g: `rows` rows from i, columns j .. end-1; and `cols` columns of p and q from c. */
@@ -36,7 +33,7 @@ INLINE void project_block(const struct psgd__matrix *x, const struct block *b, c
 	const float *q = x->q + b->c * x->m;
 	float *g = x->g + b->i * x->m;
 	const float *e = absorb ? x->e + b->i * x->m : NULL;
-	vec acc[ROWS][PROJECT_COLS ? PROJECT_COLS : 1] = {0};
+	vec acc[ROWS][PROJECT_COLS] = {0};
 	float tail[ROWS][PROJECT_COLS] = {0};
 	int64_t k = b->j;
 
@@ -107,7 +104,6 @@ PROJECT(4, 1)
 PROJECT(4, 2)
 #if WIDTH == 16
 PROJECT(4, 4)
-PROJECT(2, 8)
 #endif
 
 /* All columns of Q over one block of rows; the first turn absorbs e. */
@@ -121,10 +117,7 @@ static void project_rows(const struct psgd__matrix *x, struct block b, int64_t r
 		uint32_t left = x->r - b.c;
 
 #if WIDTH == 16
-		if (left >= 8) {
-			project_8(x, b, rows, absorb);
-			b.c += 8;
-		} else if (left >= 4) {
+		if (left >= 4) {
 			project_4(x, b, rows, absorb);
 			b.c += 4;
 		} else
@@ -142,7 +135,7 @@ static void project_rows(const struct psgd__matrix *x, struct block b, int64_t r
 
 void ISA(project)(const struct psgd__matrix *x, int64_t from, int64_t to)
 {
-	const int64_t tile = tile_width(x->r, PROJECT_COLS);
+	const int64_t tile = tile_of(x, PROJECT_COLS);
 
 	for (int64_t j = 0; j < x->m; j += tile) {
 		struct block b = {.j = j, .end = j + tile < x->m ? j + tile : x->m};
@@ -232,7 +225,7 @@ static void back_rows(const struct psgd__matrix *x, struct block b, int64_t rows
 
 void ISA(back_project)(const struct psgd__matrix *x, int64_t from, int64_t to)
 {
-	const int64_t tile = tile_width(x->r, BACK_COLS);
+	const int64_t tile = tile_of(x, BACK_COLS);
 
 	for (int64_t j = from; j < to; j += tile) {
 		struct block b = {.j = j, .end = j + tile < to ? j + tile : to};

@@ -39,14 +39,14 @@ double ISA(sum_squares)(const float *x, int64_t count)
 
 bool ISA(finite)(const float *x, int64_t count)
 {
-	uint32_t bad = 0;
+	uint32_t carry = 0;
 
-	/* All exponent bits set: infinity or NaN. Integers, so that the loop is a vector. */
+	/* An exponent of all ones, infinity or NaN, carries into the sign. Integers: a vector. */
 	for (int64_t i = 0; i < count; i++) {
 		uint32_t bits;
 
 		memcpy(&bits, &x[i], sizeof(bits));
-		bad |= (bits & 0x7f800000u) == 0x7f800000u;
+		carry |= (bits & 0x7f800000u) + 0x00800000u;
 	}
-	return !bad;
+	return !(carry >> 31);
 }

@@ -94,16 +94,18 @@ static void step(
 static void bench_rank(const struct variant *variant, struct set *sets, uint32_t r)
 {
 	double ms[PASSES][ROUNDS], floors[ROUNDS], over[ROUNDS], all[PASSES];
+	const struct psgd_device_cpu_options options = options_of(variant);
 	struct psgd_device cpu;
-	const struct psgd_kernels *table = open_variant(variant, &cpu);
 	int next = 0;
 
+	if (psgd_device_cpu(&options, &cpu) < 0)
+		return;
 	for (int i = 0; i < ROUNDS; i++) {
 		int64_t ns[PSGD_FLOOR_PASSES] = {0};
 		double sum = 0.0;
 
 		psgd_device_floor(&cpu, sets[next++ % SETS].floor, MATRICES, ns);
-		step(table, cpu.self, &sets[next++ % SETS], r, all);
+		step(cpu.ops->kernels, cpu.self, &sets[next++ % SETS], r, all);
 		floors[i] = (double)(ns[0] + ns[1] + ns[2]) / 1e6;
 		for (int k = 0; k < PASSES; k++) {
 			ms[k][i] = all[k];

@@ -54,13 +54,20 @@ static inline void fill(struct guarded *g, struct rng *rng)
 		g->data[i] = rng_float(rng);
 }
 
-static inline const struct psgd_kernels *open_variant(
-	const struct variant *variant, struct psgd_device *cpu)
+static inline struct psgd_device_cpu_options options_of(const struct variant *variant)
 {
 	struct psgd_device_cpu_options o = PSGD_INIT(psgd_device_cpu_options);
 
 	o.without = variant->without;
 	o.threads = variant->threads;
+	return o;
+}
+
+static inline const struct psgd_kernels *open_variant(
+	const struct variant *variant, struct psgd_device *cpu)
+{
+	const struct psgd_device_cpu_options o = options_of(variant);
+
 	ck_assert_int_eq(psgd_device_cpu(&o, cpu), PSGD_OK);
 	return cpu->ops->kernels;
 }
