@@ -101,8 +101,38 @@ static void vgg16(struct list *list)
 	linear(list, 1000, 4096);
 }
 
-static void (*const builders[])(struct list *list) = {mlp, resnet18, resnet50, vgg16};
-const char *const cli_bench_models[] = {"mlp", "resnet18", "resnet50", "vgg16", NULL};
+static void layer_norm(struct list *list)
+{
+	add(list, 1, 768, 0, 0, 0);
+	add(list, 1, 768, 0, 0, 0);
+}
+
+/* A weight as GPT-2 keeps it, with its inputs as rows, and the bias. */
+static void gpt2_linear(struct list *list, int64_t in, int64_t out)
+{
+	add(list, 2, in, out, 0, 0);
+	add(list, 1, out, 0, 0, 0);
+}
+
+/* The small one; its head is the token embedding. */
+static void gpt2(struct list *list)
+{
+	add(list, 2, 50257, 768, 0, 0);
+	add(list, 2, 1024, 768, 0, 0);
+	for (int block = 0; block < 12; block++) {
+		layer_norm(list);
+		gpt2_linear(list, 768, 3 * 768);
+		gpt2_linear(list, 768, 768);
+		layer_norm(list);
+		gpt2_linear(list, 768, 4 * 768);
+		gpt2_linear(list, 4 * 768, 768);
+	}
+	layer_norm(list);
+}
+
+static void (*const builders[])(struct list *list) = {mlp, resnet18, resnet50, vgg16, gpt2};
+const char *const cli_bench_models[] = {"mlp", "resnet18", "resnet50", "vgg16", "gpt2", NULL};
+const char cli_bench_models_text[] = "mlp, resnet18, resnet50, vgg16, gpt2";
 
 struct psgd_tensor *cli_bench_shapes(const char *model, size_t *n)
 {

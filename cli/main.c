@@ -24,7 +24,7 @@ static const char doc[] =
 	"  run CONFIG      train: start and supervise this node's workers\n"
 	"  validate FILE   check a configuration, show what each rank would send\n"
 	"  info            versions, processor, modules and data sets found\n"
-	"  bench compress  time the compression of one worker\n\n"
+	"  bench WHAT      time compression, or all-reduces, on this machine\n\n"
 	"`psgd COMMAND --help' explains a command.\n\n"
 	"Exit codes: 0 ok, 1 run failed, 2 usage or configuration, 3 peer lost,\n"
 	"4 timeout, 5 environment, 128 + N ended by signal N.";

@@ -98,9 +98,6 @@ static const struct refused {
 			 "Try `psgd --help' or `psgd --usage' for more information."},
 	{"validate unknown.yaml",
 		"unknown.yaml:6:15: compression: unknown key 'max_rnk', did you mean 'max_rank'?"},
-	{"bench compress --model alexnet",
-		"psgd bench: --model: 'alexnet' is none of mlp, resnet18, resnet50, vgg16\n"
-		"Try `psgd bench --help' or `psgd bench --usage' for more information."},
 };
 
 START_TEST(refused_by_psgd)

@@ -1,0 +1,360 @@
+/* psgd bench compress. SPDX-License-Identifier: MIT */
+#include <argp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <psgd/psgd.h>
+
+#include "bench.h"
+
+#define MAX_RANKS 32
+#define MAX_RANK 1024
+#define OVER_CACHE                                                                                 \
+	4 /* so many caches of other memory are used before a copy's turn comes again              \
+	   */
+
+enum key { KEY_MODEL = 256, KEY_RANKS, KEY_ITERATIONS, KEY_JSON };
+
+static const struct argp_option options[] = {
+	{"model", KEY_MODEL, "NAME", 0, "mlp, resnet18, resnet50, vgg16 or gpt2 (resnet18)", 0},
+	{"ranks", KEY_RANKS, "LIST", 0, "Matrix ranks, or dense (1,2,4,8,16,32)", 0},
+	{"iterations", KEY_ITERATIONS, "N", 0, "Timed steps of each rank (20)", 0},
+	{"json", KEY_JSON, "FILE", 0, "Also writes the results to FILE", 0}, {0}};
+
+static const char doc[] =
+	"Times the compression and decompression of a model's gradients by one worker, without a "
+	"network.\v"
+	"The floor is what must be done whatever the rank: for a tensor that is compressed three "
+	"passes over its memory that compute next to nothing (g += e; read g; e = g and g = 0, "
+	"28 bytes a value), for one that is not a copy to the message and one back. It runs "
+	"before every step of every rank, on memory of its own.\n\n"
+	"Every rank has sessions and gradients of its own; they take turns, so that more than 4 "
+	"times the largest cache is used before memory is used again. Times are medians over the "
+	"rounds. over_floor is the ratio of the two medians; the quartiles are of the ratios in "
+	"single rounds, and tell how quiet the machine was.\n\n"
+	"project is the first phase of a step (orthonormalize Q, g += e, P = g Q), back_project "
+	"the second (Q = g' P), reconstruct the third (g = P Q', e = what is left). memory is "
+	"error memory, Q and the messages of all buckets, over the gradients' bytes.";
+
+struct arguments {
+	const char *model, *json;
+	uint32_t ranks[MAX_RANKS];
+	size_t n_ranks;
+	int64_t iterations;
+};
+
+struct bench {
+	const struct arguments *arguments;
+	struct cli_bench_model model;
+	struct psgd_device device;
+	struct cli_bench_floor *floors;
+	struct cli_bench_copy *copies; /* n_copies of each rank */
+	struct cli_bench_series *series;
+	struct cli_bench_figures *figures;
+	size_t n_floors, n_copies;
+	size_t cache_bytes, working_set_bytes;
+	bool capped;
+};
+
+/* ---- memory ---- */
+
+static size_t working_set(const struct bench *b)
+{
+	return (b->n_floors + b->n_copies * b->arguments->n_ranks) * 2 * b->model.block_bytes;
+}
+
+/*
+ * Between two uses of a floor's memory there are n_floors steps and floors, between two uses of
+ * a copy n_copies * n_ranks; each of them uses gradients and as much error memory.
+ */
+static bool choose_copies(struct bench *b)
+{
+	size_t wanted, available = cli_bench_available_bytes() / 4 * 3;
+	size_t n_ranks = b->arguments->n_ranks;
+
+	b->cache_bytes = cli_bench_cache_bytes();
+	wanted = OVER_CACHE * b->cache_bytes / (4 * b->model.block_bytes) + 1;
+	b->n_floors = wanted;
+	b->n_copies = (wanted + n_ranks - 1) / n_ranks;
+	while (working_set(b) > available && (b->n_floors > 1 || b->n_copies > 1)) {
+		b->n_floors -= b->n_floors > 1;
+		b->n_copies -= b->n_copies > 1;
+		b->capped = true;
+	}
+	b->working_set_bytes = working_set(b);
+	return b->working_set_bytes <= available;
+}
+
+static bool allocate(struct bench *b)
+{
+	size_t n_ranks = b->arguments->n_ranks, n = (size_t)b->arguments->iterations;
+
+	b->floors = calloc(b->n_floors, sizeof(*b->floors));
+	b->copies = calloc(b->n_copies * n_ranks, sizeof(*b->copies));
+	b->series = calloc(n_ranks, sizeof(*b->series));
+	b->figures = calloc(n_ranks, sizeof(*b->figures));
+	if (!b->floors || !b->copies || !b->series || !b->figures)
+		return false;
+	for (size_t k = 0; k < n_ranks; k++) {
+		struct cli_bench_series *s = &b->series[k];
+
+		s->rank = b->arguments->ranks[k];
+		s->n = n;
+		s->n_values = b->model.n_values;
+		s->report = PSGD_INIT(psgd_report);
+		s->memory = PSGD_INIT(psgd_memory);
+		s->steps = calloc(n, sizeof(*s->steps));
+		s->floors = calloc(n, sizeof(*s->floors));
+		if (!s->steps || !s->floors)
+			return false;
+	}
+	return true;
+}
+
+static psgd_status open_all(struct bench *b)
+{
+	size_t n_ranks = b->arguments->n_ranks;
+	psgd_status status = psgd_device_cpu(NULL, &b->device);
+
+	for (size_t i = 0; i < b->n_floors && status == PSGD_OK; i++)
+		status = cli_bench_floor_open(&b->model, &b->device, i, &b->floors[i]);
+	for (size_t i = 0; i < b->n_copies * n_ranks && status == PSGD_OK; i++)
+		status = cli_bench_copy_open(
+			&b->model, &b->device, b->arguments->ranks[i % n_ranks], i, &b->copies[i]);
+	return status;
+}
+
+static void release(struct bench *b)
+{
+	size_t n_ranks = b->arguments->n_ranks;
+
+	for (size_t i = 0; b->floors && i < b->n_floors; i++)
+		cli_bench_floor_close(&b->floors[i]);
+	for (size_t i = 0; b->copies && i < b->n_copies * n_ranks; i++)
+		cli_bench_copy_close(&b->copies[i]);
+	for (size_t k = 0; b->series && k < n_ranks; k++) {
+		free(b->series[k].steps);
+		free(b->series[k].floors);
+	}
+	psgd_device_destroy(&b->device);
+	cli_bench_model_close(&b->model);
+	free(b->floors);
+	free(b->copies);
+	free(b->series);
+	free(b->figures);
+}
+
+/* ---- timing ---- */
+
+/* Steps that are not timed: they touch all memory, and draw Q. */
+static psgd_status warm_up(struct bench *b)
+{
+	size_t n_ranks = b->arguments->n_ranks;
+	psgd_status status = PSGD_OK;
+
+	for (size_t i = 0; i < b->n_copies * n_ranks && status == PSGD_OK; i++) {
+		struct cli_bench_series *s = &b->series[i % n_ranks];
+		struct cli_bench_times unused;
+
+		status = cli_bench_copy_memory(&b->copies[i], &b->model, &s->memory);
+		if (status == PSGD_OK)
+			status = cli_bench_copy_step(&b->copies[i], &b->model, &unused, &s->report);
+	}
+	for (size_t k = 0; k < n_ranks; k++) {
+		for (size_t i = 0; i < b->model.n_tensors; i++) {
+			if (psgd_session_rank(b->copies[k].session, b->model.tensors[i].id))
+				b->series[k].n_compressed += (size_t)b->model.counts[i];
+		}
+	}
+	return status;
+}
+
+static psgd_status run_round(struct bench *b, size_t round)
+{
+	size_t n_ranks = b->arguments->n_ranks;
+	psgd_status status = PSGD_OK;
+
+	for (size_t k = 0; k < n_ranks && status == PSGD_OK; k++) {
+		struct cli_bench_series *s = &b->series[k];
+		struct cli_bench_copy *copy = &b->copies[round % b->n_copies * n_ranks + k];
+
+		status = cli_bench_floor_run(&b->floors[(round * n_ranks + k) % b->n_floors],
+			&b->model, copy, &s->floors[round]);
+		if (status == PSGD_OK)
+			status = cli_bench_copy_step(copy, &b->model, &s->steps[round], &s->report);
+	}
+	return status;
+}
+
+static psgd_status run_rounds(struct bench *b)
+{
+	size_t n = (size_t)b->arguments->iterations;
+	bool terminal = isatty(STDERR_FILENO);
+	psgd_status status = warm_up(b);
+
+	for (size_t i = 0; i < n && status == PSGD_OK; i++) {
+		status = run_round(b, i);
+		if (terminal)
+			fprintf(stderr, "\rround %zu of %zu%s", i + 1, n,
+				i + 1 < n ? "" : "\r\33[K");
+	}
+	return status;
+}
+
+/* ---- output ---- */
+
+static void print_setting(const struct bench *b)
+{
+	char gradients[32], cache[32], set[32];
+
+	cli_bytes_text(gradients, sizeof(gradients), 4.0 * (double)b->model.n_values);
+	cli_bytes_text(cache, sizeof(cache), (double)b->cache_bytes);
+	cli_bytes_text(set, sizeof(set), (double)b->working_set_bytes);
+	printf("%s: %zu values in %zu tensors and %zu buckets, %s; %lld rounds\n",
+		b->arguments->model, b->model.n_values, b->model.n_tensors, b->model.n_buckets,
+		gradients, (long long)b->arguments->iterations);
+	printf("working set %s (%zu of each rank, %zu of the floor), largest cache %s\n", set,
+		b->n_copies, b->n_floors, cache);
+	if (b->capped)
+		printf("memory does not suffice for %d times the cache: times may be of warm "
+		       "caches\n",
+			OVER_CACHE);
+	fflush(stdout);
+}
+
+static json_t *to_json(const struct bench *b)
+{
+	return json_pack("{s:s, s:I, s:I, s:I, s:b, s:o}", "model", b->arguments->model,
+		"iterations", (json_int_t)b->arguments->iterations, "cache_bytes",
+		(json_int_t)b->cache_bytes, "working_set_bytes", (json_int_t)b->working_set_bytes,
+		"working_set_capped", b->capped, "results",
+		cli_bench_json(b->figures, b->arguments->n_ranks));
+}
+
+static const char *reason(const struct bench *b, psgd_status status)
+{
+	for (size_t i = 0; b->copies && i < b->n_copies * b->arguments->n_ranks; i++) {
+		if (*b->copies[i].error)
+			return b->copies[i].error;
+	}
+	return psgd_status_text(status);
+}
+
+static int run_bench(struct bench *b)
+{
+	const struct arguments *a = b->arguments;
+	psgd_status status = PSGD_ERR_NOMEM;
+	char set[32];
+
+	if (!cli_bench_model_open(a->model, &b->model))
+		goto failed;
+	if (!choose_copies(b)) {
+		cli_complain("bench: %zu ranks of %s need %s of memory, which is more than can be "
+			     "had: give fewer --ranks",
+			a->n_ranks, a->model,
+			cli_bytes_text(set, sizeof(set), (double)b->working_set_bytes));
+		return CLI_ENVIRONMENT;
+	}
+	if (!allocate(b))
+		goto failed;
+	print_setting(b);
+	status = open_all(b);
+	if (status == PSGD_OK)
+		status = run_rounds(b);
+	for (size_t k = 0; k < a->n_ranks && status == PSGD_OK; k++) {
+		if (!cli_bench_figures(&b->series[k], &b->figures[k]))
+			status = PSGD_ERR_NOMEM;
+	}
+	if (status == PSGD_OK) {
+		cli_bench_print(b->figures, a->n_ranks);
+		return CLI_OK;
+	}
+failed:
+	cli_complain("bench: %s", reason(b, status));
+	return CLI_FAILED;
+}
+
+/* ---- arguments ---- */
+
+static bool parse_ranks(const char *text, struct arguments *a)
+{
+	char copy[256], *save = NULL;
+
+	if ((size_t)snprintf(copy, sizeof(copy), "%s", text) >= sizeof(copy))
+		return false;
+	a->n_ranks = 0;
+	for (char *word = strtok_r(copy, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
+		int64_t rank = 0;
+
+		if (strcmp(word, "dense") != 0 && !cli_parse_number(word, 1, MAX_RANK, &rank))
+			return false;
+		if (a->n_ranks == MAX_RANKS)
+			return false;
+		a->ranks[a->n_ranks++] = (uint32_t)rank;
+	}
+	return a->n_ranks > 0;
+}
+
+static void check_model(const char *name, struct argp_state *state)
+{
+	for (size_t i = 0; cli_bench_models[i]; i++) {
+		if (strcmp(name, cli_bench_models[i]) == 0)
+			return;
+	}
+	argp_error(state, "--model: '%s' is none of %s", name, cli_bench_models_text);
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct arguments *a = state->input;
+
+	switch (key) {
+	case KEY_MODEL:
+		check_model(arg, state);
+		a->model = arg;
+		return 0;
+	case KEY_RANKS:
+		if (!parse_ranks(arg, a))
+			argp_error(state,
+				"--ranks: '%s' is not a list of ranks from 1 to %d, or 'dense'",
+				arg, MAX_RANK);
+		return 0;
+	case KEY_ITERATIONS:
+		if (!cli_parse_number(arg, 1, 100000, &a->iterations))
+			argp_error(state,
+				"--iterations: '%s' is not a whole number from 1 to 100000", arg);
+		return 0;
+	case KEY_JSON:
+		a->json = arg;
+		return 0;
+	case ARGP_KEY_ARG:
+		argp_error(state, "'%s': no argument is expected", arg);
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+int cli_bench_compress(int argc, char **argv)
+{
+	static const struct argp argp = {.options = options, .parser = parse, .doc = doc};
+	struct arguments a = {
+		.model = "resnet18", .ranks = {1, 2, 4, 8, 16, 32}, .n_ranks = 6, .iterations = 20};
+	struct bench b = {.arguments = &a};
+	json_t *root;
+	int code;
+
+	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
+		return CLI_USAGE;
+	code = run_bench(&b);
+	if (code == CLI_OK && a.json) {
+		root = to_json(&b);
+		if (!cli_bench_write(root, a.json))
+			code = CLI_ENVIRONMENT;
+		json_decref(root);
+	}
+	release(&b);
+	return code;
+}
