@@ -50,6 +50,7 @@ void cli_bench_model_close(struct cli_bench_model *model);
 
 /* ---- bench_copy.c ---- */
 
+/* Also the passes of the floor. */
 enum { CLI_BENCH_PROJECT, CLI_BENCH_BACK_PROJECT, CLI_BENCH_RECONSTRUCT, CLI_BENCH_PHASES };
 
 struct cli_bench_times {
@@ -59,10 +60,10 @@ struct cli_bench_times {
 /* A worker: a session of one rank, with gradients and error memory of its own. */
 struct cli_bench_copy {
 	const struct psgd_device *device;
+	const struct cli_bench_model *model;
 	struct psgd_compressor compressor;
 	psgd_session *session;
 	float *values;
-	size_t bytes;
 	struct psgd_grad *grads;
 	struct psgd_bucket *buckets;
 	char error[256];
@@ -74,30 +75,30 @@ psgd_status cli_bench_copy_open(const struct cli_bench_model *model,
 void cli_bench_copy_close(struct cli_bench_copy *copy);
 
 /* One step, buckets one after the other. */
-psgd_status cli_bench_copy_step(struct cli_bench_copy *copy, const struct cli_bench_model *model,
-	struct cli_bench_times *times, struct psgd_report *report);
+psgd_status cli_bench_copy_step(
+	struct cli_bench_copy *copy, struct cli_bench_times *times, struct psgd_report *report);
 
 /* One step with the messages of all buckets in memory at once, and what that takes. */
-psgd_status cli_bench_copy_memory(struct cli_bench_copy *copy, const struct cli_bench_model *model,
-	struct psgd_memory *memory);
+psgd_status cli_bench_copy_memory(struct cli_bench_copy *copy, struct psgd_memory *memory);
 
 /* ---- bench_floor.c ---- */
 
-/* Memory of the floor: what a copy has, without a session. */
+/* Memory of the floor: what a copy has, and laid out as there, without a session. */
 struct cli_bench_floor {
 	const struct psgd_device *device;
-	float *values, *errors, *message;
-	size_t bytes, message_bytes;
-	volatile float sink; /* keeps sums that nobody needs */
+	const struct cli_bench_model *model;
+	float *values, *message;
+	float **errors; /* of each tensor */
 };
 
+/* On failure *out must be closed too. */
 psgd_status cli_bench_floor_open(const struct cli_bench_model *model,
 	const struct psgd_device *device, uint64_t seed, struct cli_bench_floor *out);
 void cli_bench_floor_close(struct cli_bench_floor *floor);
 
 /* The least work for the tensors that `copy` compresses, and for those that it does not. */
-psgd_status cli_bench_floor_run(struct cli_bench_floor *floor, const struct cli_bench_model *model,
-	const struct cli_bench_copy *copy, struct cli_bench_times *times);
+psgd_status cli_bench_floor_run(struct cli_bench_floor *floor, const struct cli_bench_copy *copy,
+	struct cli_bench_times *times);
 
 /* Values that a sum of two makes no special case of. */
 void cli_bench_fill(float *values, size_t n, uint64_t seed);

@@ -11,15 +11,18 @@
 
 #define MAX_RANKS 32
 #define MAX_RANK 1024
+#define MAX_THREADS 1024
 #define OVER_CACHE                                                                                 \
 	4 /* so many caches of other memory are used before a copy's turn comes again              \
 	   */
 
-enum key { KEY_MODEL = 256, KEY_RANKS, KEY_ITERATIONS, KEY_JSON };
+enum key { KEY_MODEL = 256, KEY_RANKS, KEY_THREADS, KEY_ISA, KEY_ITERATIONS, KEY_JSON };
 
-static const struct argp_option options[] = {
+static const struct argp_option flags[] = {
 	{"model", KEY_MODEL, "NAME", 0, "mlp, resnet18, resnet50, vgg16 or gpt2 (resnet18)", 0},
 	{"ranks", KEY_RANKS, "LIST", 0, "Matrix ranks, or dense (1,2,4,8,16,32)", 0},
+	{"threads", KEY_THREADS, "K", 0, "Threads of the worker (1)", 0},
+	{"isa", KEY_ISA, "NAME", 0, "Kernels: plain, avx2, avx512 or auto, the best (auto)", 0},
 	{"iterations", KEY_ITERATIONS, "N", 0, "Timed steps of each rank (20)", 0},
 	{"json", KEY_JSON, "FILE", 0, "Also writes the results to FILE", 0}, {0}};
 
@@ -27,7 +30,7 @@ static const char doc[] =
 	"Times the compression and decompression of a model's gradients by one worker, without a "
 	"network.\v"
 	"The floor is what must be done whatever the rank: for a tensor that is compressed three "
-	"passes over its memory that compute next to nothing (g += e; read g; e = g and g = 0, "
+	"passes over its memory by the same kernels at rank 0 (g += e; read g; e = g and g = 0, "
 	"28 bytes a value), for one that is not a copy to the message and one back. It runs "
 	"before every step of every rank, on memory of its own.\n\n"
 	"Every rank has sessions and gradients of its own; they take turns, so that more than 4 "
@@ -38,8 +41,21 @@ static const char doc[] =
 	"the second (Q = g' P), reconstruct the third (g = P Q', e = what is left). memory is "
 	"error memory, Q and the messages of all buckets, over the gradients' bytes.";
 
+/* What to leave out, so that the kernels of that name are the best that are left. */
+static const struct isa {
+	const char *name;
+	uint32_t without;
+} isas[] = {
+	{"auto", 0},
+	{"plain", PSGD_CPU_FEATURES},
+	{"avx2", PSGD_CPU_FEATURES & ~PSGD_CPU_AVX2},
+	{"avx512", PSGD_CPU_FEATURES & ~PSGD_CPU_AVX512},
+};
+
 struct arguments {
 	const char *model, *json;
+	const struct isa *isa;
+	int64_t threads;
 	uint32_t ranks[MAX_RANKS];
 	size_t n_ranks;
 	int64_t iterations;
@@ -113,10 +129,24 @@ static bool allocate(struct bench *b)
 	return true;
 }
 
+static psgd_status open_device(struct bench *b)
+{
+	struct psgd_device_cpu_options options = PSGD_INIT(psgd_device_cpu_options);
+
+	options.threads = (uint32_t)b->arguments->threads;
+	options.without = b->arguments->isa->without;
+	return psgd_device_cpu(&options, &b->device);
+}
+
+static const char *isa_name(const struct bench *b)
+{
+	return b->device.ops->variant(b->device.self);
+}
+
 static psgd_status open_all(struct bench *b)
 {
 	size_t n_ranks = b->arguments->n_ranks;
-	psgd_status status = psgd_device_cpu(NULL, &b->device);
+	psgd_status status = PSGD_OK;
 
 	for (size_t i = 0; i < b->n_floors && status == PSGD_OK; i++)
 		status = cli_bench_floor_open(&b->model, &b->device, i, &b->floors[i]);
@@ -158,9 +188,9 @@ static psgd_status warm_up(struct bench *b)
 		struct cli_bench_series *s = &b->series[i % n_ranks];
 		struct cli_bench_times unused;
 
-		status = cli_bench_copy_memory(&b->copies[i], &b->model, &s->memory);
+		status = cli_bench_copy_memory(&b->copies[i], &s->memory);
 		if (status == PSGD_OK)
-			status = cli_bench_copy_step(&b->copies[i], &b->model, &unused, &s->report);
+			status = cli_bench_copy_step(&b->copies[i], &unused, &s->report);
 	}
 	for (size_t k = 0; k < n_ranks; k++) {
 		for (size_t i = 0; i < b->model.n_tensors; i++) {
@@ -180,10 +210,10 @@ static psgd_status run_round(struct bench *b, size_t round)
 		struct cli_bench_series *s = &b->series[k];
 		struct cli_bench_copy *copy = &b->copies[round % b->n_copies * n_ranks + k];
 
-		status = cli_bench_floor_run(&b->floors[(round * n_ranks + k) % b->n_floors],
-			&b->model, copy, &s->floors[round]);
+		status = cli_bench_floor_run(
+			&b->floors[(round * n_ranks + k) % b->n_floors], copy, &s->floors[round]);
 		if (status == PSGD_OK)
-			status = cli_bench_copy_step(copy, &b->model, &s->steps[round], &s->report);
+			status = cli_bench_copy_step(copy, &s->steps[round], &s->report);
 	}
 	return status;
 }
@@ -215,8 +245,10 @@ static void print_setting(const struct bench *b)
 	printf("%s: %zu values in %zu tensors and %zu buckets, %s; %lld rounds\n",
 		b->arguments->model, b->model.n_values, b->model.n_tensors, b->model.n_buckets,
 		gradients, (long long)b->arguments->iterations);
-	printf("working set %s (%zu of each rank, %zu of the floor), largest cache %s\n", set,
-		b->n_copies, b->n_floors, cache);
+	printf("threads %lld, isa %s; working set %s (%zu of each rank, %zu of the floor), cache "
+	       "%s\n",
+		(long long)b->arguments->threads, isa_name(b), set, b->n_copies, b->n_floors,
+		cache);
 	if (b->capped)
 		printf("memory does not suffice for %d times the cache: times may be of warm "
 		       "caches\n",
@@ -226,11 +258,11 @@ static void print_setting(const struct bench *b)
 
 static json_t *to_json(const struct bench *b)
 {
-	return json_pack("{s:s, s:I, s:I, s:I, s:b, s:o}", "model", b->arguments->model,
-		"iterations", (json_int_t)b->arguments->iterations, "cache_bytes",
-		(json_int_t)b->cache_bytes, "working_set_bytes", (json_int_t)b->working_set_bytes,
-		"working_set_capped", b->capped, "results",
-		cli_bench_json(b->figures, b->arguments->n_ranks));
+	return json_pack("{s:s, s:I, s:s, s:I, s:I, s:I, s:b, s:o}", "model", b->arguments->model,
+		"threads", (json_int_t)b->arguments->threads, "isa", isa_name(b), "iterations",
+		(json_int_t)b->arguments->iterations, "cache_bytes", (json_int_t)b->cache_bytes,
+		"working_set_bytes", (json_int_t)b->working_set_bytes, "working_set_capped",
+		b->capped, "results", cli_bench_json(b->figures, b->arguments->n_ranks));
 }
 
 static const char *reason(const struct bench *b, psgd_status status)
@@ -259,6 +291,13 @@ static int run_bench(struct bench *b)
 	}
 	if (!allocate(b))
 		goto failed;
+	status = open_device(b);
+	if (status < 0)
+		goto failed;
+	if (a->isa != isas && strcmp(a->isa->name, isa_name(b)) != 0) {
+		cli_complain("bench: --isa %s: this processor does not have it", a->isa->name);
+		return CLI_ENVIRONMENT;
+	}
 	print_setting(b);
 	status = open_all(b);
 	if (status == PSGD_OK)
@@ -306,6 +345,16 @@ static void check_model(const char *name, struct argp_state *state)
 	argp_error(state, "--model: '%s' is none of %s", name, cli_bench_models_text);
 }
 
+static const struct isa *find_isa(const char *name, struct argp_state *state)
+{
+	for (size_t i = 0; i < CLI_COUNT(isas); i++) {
+		if (strcmp(name, isas[i].name) == 0)
+			return &isas[i];
+	}
+	argp_error(state, "--isa: '%s' is none of plain, avx2, avx512, auto", name);
+	return NULL;
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *a = state->input;
@@ -320,6 +369,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			argp_error(state,
 				"--ranks: '%s' is not a list of ranks from 1 to %d, or 'dense'",
 				arg, MAX_RANK);
+		return 0;
+	case KEY_THREADS:
+		if (!cli_parse_number(arg, 1, MAX_THREADS, &a->threads))
+			argp_error(state, "--threads: '%s' is not a whole number from 1 to %d", arg,
+				MAX_THREADS);
+		return 0;
+	case KEY_ISA:
+		a->isa = find_isa(arg, state);
 		return 0;
 	case KEY_ITERATIONS:
 		if (!cli_parse_number(arg, 1, 100000, &a->iterations))
@@ -339,9 +396,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 int cli_bench_compress(int argc, char **argv)
 {
-	static const struct argp argp = {.options = options, .parser = parse, .doc = doc};
-	struct arguments a = {
-		.model = "resnet18", .ranks = {1, 2, 4, 8, 16, 32}, .n_ranks = 6, .iterations = 20};
+	static const struct argp argp = {.options = flags, .parser = parse, .doc = doc};
+	struct arguments a = {.model = "resnet18",
+		.isa = isas,
+		.threads = 1,
+		.ranks = {1, 2, 4, 8, 16, 32},
+		.n_ranks = 6,
+		.iterations = 20};
 	struct bench b = {.arguments = &a};
 	json_t *root;
 	int code;

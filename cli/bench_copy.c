@@ -29,8 +29,10 @@ static psgd_status make_compressor(uint32_t rank, struct psgd_compressor *out)
 	return rank ? psgd_compressor_powersgd(&options, out) : psgd_compressor_dense(out);
 }
 
-static void fill_buckets(struct cli_bench_copy *copy, const struct cli_bench_model *model)
+static void fill_buckets(struct cli_bench_copy *copy)
 {
+	const struct cli_bench_model *model = copy->model;
+
 	for (size_t i = 0; i < model->n_tensors; i++)
 		copy->grads[i] = (struct psgd_grad){
 			.id = model->tensors[i].id, .data = copy->values + model->at[i]};
@@ -48,17 +50,17 @@ psgd_status cli_bench_copy_open(const struct cli_bench_model *model,
 	psgd_status status;
 	void *memory;
 
-	*out = (struct cli_bench_copy){.device = device, .bytes = model->block_bytes};
+	*out = (struct cli_bench_copy){.device = device, .model = model};
 	out->grads = calloc(model->n_tensors, sizeof(*out->grads));
 	out->buckets = calloc(model->n_buckets, sizeof(*out->buckets));
 	if (!out->grads || !out->buckets)
 		return PSGD_ERR_NOMEM;
-	status = device->ops->alloc(device->self, out->bytes, &memory);
+	status = device->ops->alloc(device->self, model->block_bytes, &memory);
 	if (status != PSGD_OK)
 		return status;
 	out->values = memory;
-	cli_bench_fill(out->values, out->bytes / sizeof(float), seed);
-	fill_buckets(out, model);
+	cli_bench_fill(out->values, model->block_bytes / sizeof(float), seed);
+	fill_buckets(out);
 	status = make_compressor(rank, &out->compressor);
 	if (status != PSGD_OK)
 		return status;
@@ -72,7 +74,7 @@ void cli_bench_copy_close(struct cli_bench_copy *copy)
 	psgd_session_close(&copy->session);
 	psgd_compressor_destroy(&copy->compressor);
 	if (copy->values)
-		copy->device->ops->free(copy->device->self, copy->values, copy->bytes);
+		copy->device->ops->free(copy->device->self, copy->values, copy->model->block_bytes);
 	free(copy->grads);
 	free(copy->buckets);
 	*copy = (struct cli_bench_copy){0};
@@ -124,9 +126,10 @@ static psgd_status finish(struct cli_bench_copy *copy, struct psgd_report *repor
 	return status;
 }
 
-psgd_status cli_bench_copy_step(struct cli_bench_copy *copy, const struct cli_bench_model *model,
-	struct cli_bench_times *times, struct psgd_report *report)
+psgd_status cli_bench_copy_step(
+	struct cli_bench_copy *copy, struct cli_bench_times *times, struct psgd_report *report)
 {
+	const struct cli_bench_model *model = copy->model;
 	psgd_status status = PSGD_OK;
 
 	*times = (struct cli_bench_times){0};
@@ -145,9 +148,9 @@ psgd_status cli_bench_copy_step(struct cli_bench_copy *copy, const struct cli_be
 	return keep_error(copy, status);
 }
 
-psgd_status cli_bench_copy_memory(struct cli_bench_copy *copy, const struct cli_bench_model *model,
-	struct psgd_memory *memory)
+psgd_status cli_bench_copy_memory(struct cli_bench_copy *copy, struct psgd_memory *memory)
 {
+	const struct cli_bench_model *model = copy->model;
 	psgd_exchange **exchanges = calloc(model->n_buckets, sizeof(psgd_exchange *));
 	struct psgd_collective collective = PSGD_INIT(psgd_collective);
 	struct psgd_report report = PSGD_INIT(psgd_report);

@@ -91,6 +91,8 @@ START_TEST(compression_of_resnet18)
 	check_width(ended.out);
 	root = load("out.json");
 	ck_assert_str_eq(text(root, "model"), "resnet18");
+	ck_assert_double_eq(number(root, "threads"), 1);
+	ck_assert_str_ne(text(root, "isa"), "auto");
 	ck_assert_double_eq(number(root, "iterations"), 4);
 	ck_assert_double_gt(number(root, "working_set_bytes"), 0);
 	results = json_object_get(root, "results");
@@ -107,6 +109,29 @@ START_TEST(compression_of_resnet18)
 		else
 			ck_assert_double_eq(number(row, "state_bytes"), 0);
 	}
+	json_decref(root);
+}
+END_TEST
+
+/* What is asked for is what runs. */
+START_TEST(compression_as_asked_for)
+{
+	struct ended ended = run_psgd(
+		"bench compress --model mlp --ranks 8 --threads 2 --isa plain --iterations 1 "
+		"--json out.json",
+		600);
+	json_t *root, *results;
+
+	ck_assert_str_eq(ended.err, "");
+	ck_assert_int_eq(ended.code, 0);
+	ck_assert_ptr_nonnull(strstr(ended.out, "threads 2, isa plain"));
+	root = load("out.json");
+	ck_assert_str_eq(text(root, "model"), "mlp");
+	ck_assert_double_eq(number(root, "threads"), 2);
+	ck_assert_str_eq(text(root, "isa"), "plain");
+	results = json_object_get(root, "results");
+	ck_assert_uint_eq(json_array_size(results), 1);
+	check_row(json_array_get(results, 0), 1863690);
 	json_decref(root);
 }
 END_TEST
@@ -196,6 +221,10 @@ static const struct {
 	{"bench compress --iterations 0",
 		"psgd bench compress: --iterations: '0' is not a whole number from 1 to "
 		"100000"},
+	{"bench compress --threads 0", "psgd bench compress: --threads: '0' is not a whole number "
+				       "from 1 to 1024"},
+	{"bench compress --isa sse",
+		"psgd bench compress: --isa: 'sse' is none of plain, avx2, avx512, auto"},
 	{"bench compress --floor", "psgd bench compress: unrecognized option '--floor'"},
 	{"bench allreduce -b 2",
 		"psgd bench allreduce: -b: '2' is not a size from 4 to 1024G, such "
@@ -251,6 +280,7 @@ static Suite *suite(void)
 	tcase_set_timeout(c, 900);
 	tcase_add_checked_fixture(c, enter_folder, leave_folder);
 	tcase_add_test(c, compression_of_resnet18);
+	tcase_add_test(c, compression_as_asked_for);
 	tcase_add_loop_test(c, sums_are_right, 0, sizeof(all_reduces) / sizeof(all_reduces[0]));
 	tcase_add_test(c, an_interrupt_leaves_nothing);
 	tcase_add_loop_test(c, bad_flags, 0, sizeof(refused) / sizeof(refused[0]));
