@@ -12,7 +12,6 @@ from ctypes import (CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_double, c_
 PSGD_OK, PSGD_PENDING, PSGD_WANT_COLLECTIVE = 0, 1, 2
 PSGD_ERR_IO = -11
 PSGD_F32, PSGD_F64 = 1, 2
-PSGD_ALLREDUCE_SUM = 1
 PSGD_POWERSGD_NO_ERROR_FEEDBACK, PSGD_POWERSGD_NO_WARM_START = 1, 2
 PSGD_MAX_DIMS = 8
 PSGD_VERSION_MAJOR, PSGD_VERSION_MINOR = 0, 1
@@ -74,11 +73,6 @@ class psgd_session_options(Sized):
                 ('log_user', c_void_p), ('log_level', c_int), ('reserved', c_uint32)]
 
 
-class psgd_step_info(Sized):
-    _fields_ = [('size', c_size_t), ('epoch', c_uint64), ('learning_rate', c_double),
-                ('param_hash', c_uint64), ('epoch_end', c_uint32), ('reserved', c_uint32)]
-
-
 class psgd_decision(Structure):
     _fields_ = [('size', c_size_t), ('regime', c_char_p), ('value', c_double),
                 ('threshold', c_double), ('link_delay_ns', c_double),
@@ -129,15 +123,13 @@ FUNCTIONS = {
     'psgd_session_open': (c_int, POINTER(psgd_tensor), c_size_t, POINTER(psgd_session_options),
                           POINTER(c_void_p)),
     'psgd_session_submit': (c_int, c_void_p, POINTER(psgd_bucket), c_void_p, POINTER(c_uint64)),
-    'psgd_session_wait': (c_int, c_void_p, c_uint64, c_int64),
-    'psgd_session_finish_step': (c_int, c_void_p, POINTER(psgd_step_info), POINTER(psgd_report)),
+    'psgd_session_finish_step': (c_int, c_void_p, c_void_p, POINTER(psgd_report)),
     'psgd_session_set_ranks': (c_int, c_void_p, POINTER(c_uint32), c_size_t),
-    'psgd_session_rank': (c_uint32, c_void_p, c_uint32),
     'psgd_session_memory': (c_int, c_void_p, POINTER(psgd_memory)),
     'psgd_session_error': (None, c_void_p, c_void_p, c_size_t),
     'psgd_session_close': (None, POINTER(c_void_p)),
     'psgd_exchange_begin': (c_int, c_void_p, POINTER(psgd_bucket), c_void_p, POINTER(c_void_p)),
-    'psgd_exchange_begin_finish': (c_int, c_void_p, POINTER(psgd_step_info), POINTER(psgd_report),
+    'psgd_exchange_begin_finish': (c_int, c_void_p, c_void_p, POINTER(psgd_report),
                                    POINTER(c_void_p)),
     'psgd_exchange_next': (c_int, c_void_p, POINTER(psgd_collective)),
     'psgd_exchange_end': (None, POINTER(c_void_p)),
@@ -227,7 +219,6 @@ class Session:
     def __init__(self, shapes, compressor, transport=None, worker=0, n_workers=0):
         self.c = c_void_p()
         self.keep = compressor, transport  # borrowed by the library
-        self.n_tensors = len(shapes)
         tensors = (psgd_tensor * len(shapes))()
         for number, (tensor, shape) in enumerate(zip(tensors, shapes)):
             if len(shape) > PSGD_MAX_DIMS:
@@ -255,14 +246,8 @@ class Session:
         return check(status, self.error() if status < 0 else '')
 
     def submit(self, grads):
-        """Hands a bucket over; returns its ticket at once."""
-        ticket = c_uint64()
-        self.check(lib.psgd_session_submit(self.c, byref(bucket_of(grads)), None, byref(ticket)))
-        return ticket.value
-
-    def wait(self, ticket, timeout_ns):
-        """True when the bucket is done, False when it is not after timeout_ns."""
-        return self.check(lib.psgd_session_wait(self.c, ticket, timeout_ns)) == PSGD_OK
+        """Hands a bucket over, and returns at once."""
+        self.check(lib.psgd_session_submit(self.c, byref(bucket_of(grads)), None, None))
 
     def finish_step(self):
         """Waits for all buckets of the step; what the step was, as psgd_report."""
@@ -274,9 +259,6 @@ class Session:
         """Matrix ranks from the next step on, one a tensor, 0 for dense; alike on all workers."""
         array = (c_uint32 * len(ranks))(*ranks)
         self.check(lib.psgd_session_set_ranks(self.c, array, len(ranks)))
-
-    def rank(self, tensor):
-        return lib.psgd_session_rank(self.c, tensor)
 
     def memory(self):
         memory = psgd_memory()

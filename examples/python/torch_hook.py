@@ -26,7 +26,6 @@ class State:
         self.group = group if group is not None else dist.group.WORLD
         self.worker, self.n_workers = dist.get_rank(self.group), dist.get_world_size(self.group)
         self.compressor = compressor
-        self.names = []
         self.shapes = []
         self.ids = {}  # id(parameter): number in the order of the model, equal on all workers
         self.waiting = []  # buckets of this step, and the futures that DDP has for them
@@ -43,7 +42,6 @@ class State:
         if not parameter.is_contiguous():
             raise ValueError(f'{name} is not contiguous')
         self.ids[id(parameter)] = len(self.ids)
-        self.names.append(name)
         self.shapes.append(tuple(parameter.shape))
 
     def set_rank(self, rank):

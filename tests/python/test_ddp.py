@@ -155,7 +155,7 @@ class Failures(unittest.TestCase):
 
     def state(self):
         state = object.__new__(torch_hook.State)
-        state.ids, state.names, state.shapes = {}, [], []
+        state.ids, state.shapes = {}, []
         return state
 
     def test_errors_of_the_library_are_exceptions(self):
