@@ -39,43 +39,70 @@ START_TEST(shipped_files)
 
 	ck_assert_int_eq(glob(CONFIGS "/*.yaml", 0, NULL, &found), 0);
 	ck_assert_int_eq(glob(CONFIGS "/*/*.yaml", GLOB_APPEND, NULL, &found), 0);
-	ck_assert_uint_ge(found.gl_pathc, 7);
+	ck_assert_uint_ge(found.gl_pathc, 11);
 	for (size_t i = 0; i < found.gl_pathc; i++)
 		check_file(found.gl_pathv[i]);
 	globfree(&found);
 }
 END_TEST
 
-/* What the five files of the quickstart may differ in is what they compare. */
-START_TEST(quickstart_is_fair)
+/* Files that are compared with each other: they may differ in what they compare. */
+struct family {
+	const char *folder, *prefix;
+	struct {
+		const char *method;
+		unsigned rank, max_iterations;
+	} file[6]; /* ended by NULL */
+};
+
+static const struct family families[] = {
+	{"quickstart", "",
+		{{"dense", 0, 40}, {"fixed_r1", 1, 0}, {"fixed_r4", 4, 0}, {"fixed_r8", 8, 0},
+			{"adaptive", 0, 0}}},
+	{"cifar10", "resnet20_",
+		{{"dense", 0, 300}, {"r1", 1, 300}, {"r4", 4, 300}, {"adaptive", 0, 300}}},
+};
+
+static void check_alike(const struct psgd_config *a, const struct psgd_config *b)
 {
-	static const char *const names[] = {
-		"dense", "fixed_r1", "fixed_r4", "fixed_r8", "adaptive"};
-	static const unsigned ranks[] = {0, 1, 4, 8, 0};
-	struct psgd_config *first = load_file(CONFIGS "/quickstart/dense.yaml", NULL);
+	ck_assert_uint_eq(a->seed, b->seed);
+	ck_assert_str_eq(a->model.name, b->model.name);
+	ck_assert_str_eq(a->dataset.name, b->dataset.name);
+	ck_assert_str_eq(a->dataset.augment, b->dataset.augment);
+	ck_assert_uint_eq(a->dataset.batch_size, b->dataset.batch_size);
+	ck_assert_uint_eq(a->training.epochs, b->training.epochs);
+	ck_assert(a->training.learning_rate == b->training.learning_rate);
+	ck_assert(a->training.weight_decay == b->training.weight_decay);
+	ck_assert_str_eq(a->training.scheduler, b->training.scheduler);
+	ck_assert(a->network_limits.egress_mbps == b->network_limits.egress_mbps);
+	ck_assert(a->network_limits.latency_ms == b->network_limits.latency_ms);
+}
 
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+START_TEST(families_are_fair)
+{
+	const struct family *f = &families[_i];
+	struct psgd_config *first = NULL;
+
+	for (size_t i = 0; f->file[i].method; i++) {
 		struct psgd_config *c;
-		char path[500], dir[100];
+		char path[500], dir[100], name[50];
 
-		snprintf(path, sizeof(path), CONFIGS "/quickstart/%s.yaml", names[i]);
-		snprintf(dir, sizeof(dir), "results/quickstart/%s", names[i]);
+		snprintf(name, sizeof(name), "%s%s", f->prefix, f->file[i].method);
+		snprintf(path, sizeof(path), CONFIGS "/%s/%s.yaml", f->folder, name);
+		snprintf(dir, sizeof(dir), "results/%s/%s", f->folder, name);
 		c = load_file(path, NULL);
-		ck_assert_str_eq(c->name, names[i]);
+		ck_assert_str_eq(c->name, name);
 		ck_assert_str_eq(c->save_dir, dir);
-		ck_assert_uint_eq(c->seed, first->seed);
-		ck_assert_str_eq(c->model.name, first->model.name);
-		ck_assert_uint_eq(c->dataset.batch_size, first->dataset.batch_size);
-		ck_assert_uint_eq(c->training.epochs, first->training.epochs);
-		ck_assert(c->training.learning_rate == first->training.learning_rate);
-		ck_assert_str_eq(c->training.scheduler, first->training.scheduler);
-		ck_assert(c->network_limits.egress_mbps == first->network_limits.egress_mbps);
-		ck_assert(c->network_limits.latency_ms == first->network_limits.latency_ms);
-		ck_assert_uint_eq(c->training.max_iterations, i ? 0 : 40);
+		ck_assert_uint_eq(c->training.max_iterations, f->file[i].max_iterations);
 		ck_assert_uint_eq(
 			c->compression.use_fixed_rank ? c->compression.fixed_rank_value : 0,
-			ranks[i]);
-		psgd_config_free(&c);
+			f->file[i].rank);
+		if (first)
+			check_alike(first, c);
+		else
+			first = c;
+		if (c != first)
+			psgd_config_free(&c);
 	}
 	psgd_config_free(&first);
 }
@@ -165,7 +192,7 @@ static Suite *suite(void)
 	TCase *t = tcase_create("shipped");
 
 	tcase_add_test(t, shipped_files);
-	tcase_add_test(t, quickstart_is_fair);
+	tcase_add_loop_test(t, families_are_fair, 0, 2);
 	tcase_add_test(t, readme_has_every_key);
 	suite_add_tcase(s, t);
 	return s;

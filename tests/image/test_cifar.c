@@ -61,7 +61,7 @@ static void write_set(const struct cifar_format *format)
 
 static void remove_all(const char *folder)
 {
-	char path[256];
+	char path[400];
 
 	for (size_t f = 0; f < 2; f++) {
 		for (size_t i = 0; formats[f]->train[i]; i++) {
