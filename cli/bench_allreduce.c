@@ -268,6 +268,7 @@ static void print_head(const struct arguments *a)
 		"algbw", "busbw", "#wrong");
 	printf("#%11s %12s %8s %6s %12s %10s %10s %8s\n", "(B)", "(values)", "", "", "(us)",
 		"(MB/s)", "(MB/s)", "");
+	fflush(stdout);
 }
 
 static json_t *to_json(const struct bench *b)
