@@ -34,9 +34,10 @@ static const char doc[] =
 	"28 bytes a value), for one that is not a copy to the message and one back. It runs "
 	"before every step of every rank, on memory of its own.\n\n"
 	"Every rank has sessions and gradients of its own; they take turns, so that more than 4 "
-	"times the largest cache is used before memory is used again. Times are medians over the "
-	"rounds. over_floor is the ratio of the two medians; the quartiles are of the ratios in "
-	"single rounds, and tell how quiet the machine was.\n\n"
+	"times the largest cache is used before memory is used again. A phase's time is its median "
+	"over the rounds, total_ms and floor_ms are sums of their phases, and over_floor is the "
+	"ratio of the two. The quartiles are of the ratios in single rounds: they tell how quiet "
+	"the machine was.\n\n"
 	"project is the first phase of a step (orthonormalize Q, g += e, P = g Q), back_project "
 	"the second (Q = g' P), reconstruct the third (g = P Q', e = what is left). memory is "
 	"error memory, Q and the messages of all buckets, over the gradients' bytes.";

@@ -9,71 +9,72 @@
 
 static const char *const phase_names[CLI_BENCH_PHASES] = {"project", "back_project", "reconstruct"};
 
-/* A round, and what it is sorted by. */
-struct key {
-	double value;
-	size_t round;
-};
-
-static double in_ms(const struct cli_bench_times *times)
-{
-	int64_t ns = 0;
-
-	for (size_t i = 0; i < CLI_BENCH_PHASES; i++)
-		ns += times->ns[i];
-	return (double)ns / 1e6;
-}
-
 static int compare(const void *a, const void *b)
 {
-	double x = ((const struct key *)a)->value, y = ((const struct key *)b)->value;
+	double x = *(const double *)a, y = *(const double *)b;
 
 	return (x > y) - (x < y);
 }
 
-/*
- * The round whose time is the median (of two in the middle the lower one), so that its phases add
- * up to it.
- */
-static double median(
-	const struct cli_bench_times *times, size_t n, struct key *keys, double phases[])
+/* Of an even number the mean of the two in the middle. */
+static double median(double *values, size_t n)
 {
-	const struct cli_bench_times *middle;
+	qsort(values, n, sizeof(*values), compare);
+	return (values[(n - 1) / 2] + values[n / 2]) / 2;
+}
 
-	for (size_t i = 0; i < n; i++)
-		keys[i] = (struct key){in_ms(&times[i]), i};
-	qsort(keys, n, sizeof(*keys), compare);
-	middle = &times[keys[(n - 1) / 2].round];
-	for (size_t i = 0; i < CLI_BENCH_PHASES; i++)
-		phases[i] = (double)middle->ns[i] / 1e6;
-	return in_ms(middle);
+/*
+ * Medians of each phase, and their sum: what disturbs one phase of a round leaves the other two
+ * alone, so that this is steadier than the median of the sums, and adds up.
+ */
+static double typical_ms(
+	const struct cli_bench_times *times, size_t n, double *scratch, double phases[])
+{
+	double sum = 0;
+
+	for (size_t k = 0; k < CLI_BENCH_PHASES; k++) {
+		for (size_t i = 0; i < n; i++)
+			scratch[i] = (double)times[i].ns[k] / 1e6;
+		phases[k] = median(scratch, n);
+		sum += phases[k];
+	}
+	return sum;
+}
+
+static double total(const struct cli_bench_times *times)
+{
+	double sum = 0;
+
+	for (size_t k = 0; k < CLI_BENCH_PHASES; k++)
+		sum += (double)times->ns[k];
+	return sum;
 }
 
 bool cli_bench_figures(const struct cli_bench_series *s, struct cli_bench_figures *f)
 {
-	struct key *keys = calloc(s->n, sizeof(*keys));
+	double *scratch = calloc(s->n, sizeof(*scratch));
 	double raw = (double)s->report.raw_bytes;
 
-	if (!keys)
+	if (!scratch)
 		return false;
 	*f = (struct cli_bench_figures){.rank = s->rank,
 		.payload_bytes = s->report.payload_bytes,
 		.state_bytes = s->memory.state_bytes,
 		.message_bytes = s->memory.message_bytes};
-	f->total_ms = median(s->steps, s->n, keys, f->phases);
-	f->floor_ms = median(s->floors, s->n, keys, f->floor_phases);
+	f->total_ms = typical_ms(s->steps, s->n, scratch, f->phases);
+	f->floor_ms = typical_ms(s->floors, s->n, scratch, f->floor_phases);
 	f->over_floor = f->total_ms / f->floor_ms;
 	for (size_t i = 0; i < s->n; i++)
-		keys[i].value = in_ms(&s->steps[i]) / in_ms(&s->floors[i]);
-	qsort(keys, s->n, sizeof(*keys), compare);
-	f->low = keys[(s->n - 1) / 4].value;
-	f->high = keys[s->n - 1 - (s->n - 1) / 4].value;
+		scratch[i] = total(&s->steps[i]) / total(&s->floors[i]);
+	qsort(scratch, s->n, sizeof(*scratch), compare);
+	f->low = scratch[(s->n - 1) / 4];
+	f->high = scratch[s->n - 1 - (s->n - 1) / 4];
 	f->floor_gb_per_s = (FLOOR_BYTES * (double)s->n_compressed +
 				    COPY_BYTES * (double)(s->n_values - s->n_compressed)) /
 			    f->floor_ms / 1e6;
 	f->ratio = raw / (double)f->payload_bytes;
 	f->memory_over_gradients = (double)(f->state_bytes + f->message_bytes) / raw;
-	free(keys);
+	free(scratch);
 	return true;
 }
 
