@@ -177,8 +177,7 @@ static psgd_status topk_run(void *self, struct psgd_round *round)
 	return status;
 }
 
-/* An entry that is NULL is not supported: this compressor has no rank. The order is the header's.
- */
+/* In the order of compressor.h. NULL is not supported: this compressor has no rank. */
 static const struct psgd_compressor_ops topk_ops = {sizeof(struct psgd_compressor_ops), "topk",
 	topk_attach, topk_detach, topk_plan, NULL, topk_run, NULL, NULL, NULL, NULL};
 
@@ -222,17 +221,11 @@ static void *train(void *argument)
 	must(psgd_session_open(tiny_tensors, TENSORS, &options, &session), NULL);
 	for (int step = 0; step < STEPS; step++) {
 		struct psgd_report report = PSGD_INIT(psgd_report);
-		struct psgd_bucket bucket = PSGD_INIT(psgd_bucket);
 		double loss = tiny_backward(&model, &random, &gradient);
-		const struct psgd_grad grads[] = {
-			{WEIGHT, gradient.weight[0]}, {BIAS, gradient.bias}};
 
 		for (int i = 0; i < ROWS * COLS; i++)
 			inputs[i] += (double)gradient.weight[i / COLS][i % COLS];
-		bucket.grads = grads;
-		bucket.n_grads = TENSORS;
-		must(psgd_session_submit(session, &bucket, NULL, NULL), session);
-		must(psgd_session_finish_step(session, NULL, &report), session);
+		tiny_average(session, &gradient, &report);
 		for (int i = 0; i < ROWS * COLS; i++)
 			outputs[i] += (double)gradient.weight[i / COLS][i % COLS];
 		tiny_descend(&model, &gradient, 0.05f);

@@ -83,6 +83,19 @@ static inline void must(psgd_status status, psgd_session *session)
 	exit(EXIT_FAILURE);
 }
 
+/* A whole step of a session: afterwards the gradient is the mean over the workers. */
+static inline void tiny_average(
+	psgd_session *session, struct tiny *gradient, struct psgd_report *report)
+{
+	const struct psgd_grad grads[] = {{WEIGHT, gradient->weight[0]}, {BIAS, gradient->bias}};
+	struct psgd_bucket bucket = PSGD_INIT(psgd_bucket);
+
+	bucket.grads = grads;
+	bucket.n_grads = TENSORS;
+	must(psgd_session_submit(session, &bucket, NULL, NULL), session);
+	must(psgd_session_finish_step(session, NULL, report), session);
+}
+
 /* Every worker a thread of this process, with its end of `transport`. Waits for all of them. */
 static inline void tiny_threads(
 	struct psgd_transport *transport, int n_workers, void *(*work)(void *transport))
