@@ -82,6 +82,15 @@ static void print_machine(void)
 	free(memory);
 }
 
+static void print_kernels(void)
+{
+	struct psgd_device cpu = {0};
+
+	if (psgd_device_cpu(NULL, &cpu) == PSGD_OK)
+		printf("kernels     %s\n", cpu.ops->variant(cpu.self));
+	psgd_device_destroy(&cpu);
+}
+
 static psgd_status alone(void *self, const void *send, void *recv, size_t bytes)
 {
 	(void)self;
@@ -149,6 +158,7 @@ int cli_info(int argc, char **argv)
 		return CLI_USAGE;
 	print_versions();
 	print_machine();
+	print_kernels();
 	print_modules();
 	print_data_sets();
 	return CLI_OK;

@@ -61,6 +61,12 @@ struct psgd_device_cpu_options {
 PSGD_API psgd_status psgd_device_cpu(
 	const struct psgd_device_cpu_options *options, struct psgd_device *out);
 
+/*
+ * The mask that leaves the kernels of that name: "auto" (the best, mask 0), "plain", "avx2",
+ * "avx512". Errors: INVALID (no such name), UNSUPPORTED (not on this CPU). Any thread.
+ */
+PSGD_API psgd_status psgd_device_cpu_without(const char *name, uint32_t *without);
+
 /* One matrix of a measurement: g and e are row-major, n by m, memory of the device. */
 struct psgd_floor_matrix {
 	float *g, *e;

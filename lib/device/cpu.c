@@ -107,6 +107,32 @@ psgd_status psgd_device_cpu(const struct psgd_device_cpu_options *options, struc
 	return PSGD_OK;
 }
 
+psgd_status psgd_device_cpu_without(const char *name, uint32_t *without)
+{
+	static const struct {
+		const char *name;
+		uint32_t without;
+	} known[] = {
+		{"avx512", 0},
+		{"avx2", PSGD_CPU_AVX512},
+		{"plain", PSGD_CPU_FEATURES},
+	};
+
+	if (!name || !without)
+		return PSGD_ERR_INVALID;
+	*without = 0;
+	if (!strcmp(name, "auto"))
+		return PSGD_OK;
+	for (size_t i = 0; i < PSGD__COUNT(known); i++) {
+		if (strcmp(name, known[i].name) != 0)
+			continue;
+		*without = known[i].without;
+		return strcmp(psgd__cpu_best(*without)->name, name) ? PSGD_ERR_UNSUPPORTED
+								    : PSGD_OK;
+	}
+	return PSGD_ERR_INVALID;
+}
+
 void psgd_device_destroy(struct psgd_device *device)
 {
 	if (!device || !device->ops)

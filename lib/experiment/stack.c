@@ -69,6 +69,7 @@ static psgd_status read_settings(struct psgd_stack *stack)
 		.run_dir = get_text("PSGD_RUN_DIR"),
 		.token_file = get_text("PSGD_TOKEN_FILE"),
 		.module_dir = get_text("PSGD_MODULE_PATH"),
+		.cpu = get_text("PSGD_CPU"),
 		.overwrite = overwrite && strcmp(overwrite, "0") != 0,
 	};
 	PSGD__TRY(get_number(

@@ -10,7 +10,7 @@
 
 /* The environment. Text that is not set, or empty, is NULL; it is valid while the stack opens. */
 struct psgd__stack_settings {
-	const char *config, *source, *command_line, *run_dir, *token_file, *module_dir;
+	const char *config, *source, *command_line, *run_dir, *token_file, *module_dir, *cpu;
 	double rdzv_timeout_s; /* 0: the default */
 	int32_t progress_fd;   /* -1: none */
 	bool overwrite;

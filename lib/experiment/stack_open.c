@@ -158,10 +158,26 @@ out:
 
 /* --- opening, in this order --- */
 
+static psgd_status open_device(struct psgd_stack *stack)
+{
+	const char *cpu = stack->settings.cpu ? stack->settings.cpu : "auto";
+	struct psgd_device_cpu_options options = PSGD_INIT(psgd_device_cpu_options);
+	psgd_status status = psgd_device_cpu_without(cpu, &options.without);
+
+	if (status == PSGD_ERR_UNSUPPORTED)
+		return psgd__stack_fail(
+			stack, status, "PSGD_CPU is \"%s\", which this processor lacks", cpu);
+	if (status)
+		return psgd__stack_fail(stack, PSGD_ERR_CONFIG,
+			"PSGD_CPU is \"%.40s\", expected auto, plain, avx2 or avx512", cpu);
+	options.threads = stack->config->threads;
+	return psgd__stack_failed(stack, psgd_device_cpu(&options, &stack->device));
+}
+
 /* What needs no other worker; a mistake shows before anybody is waited for. */
 static psgd_status open_objects(struct psgd_stack *stack)
 {
-	psgd_status status = psgd_device_cpu(NULL, &stack->device);
+	psgd_status status = open_device(stack);
 
 	if (!status)
 		status = psgd_config_compressor(stack->config, &stack->compressor);

@@ -189,6 +189,31 @@ START_TEST(mask_is_obeyed)
 }
 END_TEST
 
+START_TEST(names_of_variants)
+{
+	struct psgd_device_cpu_options o = PSGD_INIT(psgd_device_cpu_options);
+	static const char *const names[] = {"plain", "avx2", "avx512"};
+	struct psgd_device cpu;
+
+	for (size_t i = 0; i < PSGD__COUNT(names); i++) {
+		psgd_status status = psgd_device_cpu_without(names[i], &o.without);
+
+		if (status == PSGD_ERR_UNSUPPORTED)
+			continue;
+		ck_assert_int_eq(status, PSGD_OK);
+		ck_assert_int_eq(psgd_device_cpu(&o, &cpu), PSGD_OK);
+		ck_assert_str_eq(cpu.ops->variant(cpu.self), names[i]);
+		psgd_device_destroy(&cpu);
+	}
+	ck_assert_int_eq(psgd_device_cpu_without("plain", &o.without), PSGD_OK);
+	ck_assert_int_eq(psgd_device_cpu_without("auto", &o.without), PSGD_OK);
+	ck_assert_uint_eq(o.without, 0);
+	ck_assert_int_eq(psgd_device_cpu_without("sse", &o.without), PSGD_ERR_INVALID);
+	ck_assert_int_eq(psgd_device_cpu_without(NULL, &o.without), PSGD_ERR_INVALID);
+	ck_assert_int_eq(psgd_device_cpu_without("plain", NULL), PSGD_ERR_INVALID);
+}
+END_TEST
+
 START_TEST(floor_passes)
 {
 	float g[12], e[12];
@@ -225,6 +250,7 @@ TCase *variants_case(void)
 	tcase_add_loop_test(c, exact_in_every_variant, 0, 24);
 	tcase_add_loop_test(c, any_number_of_threads, 0, 2);
 	tcase_add_test(c, mask_is_obeyed);
+	tcase_add_test(c, names_of_variants);
 	tcase_add_loop_test(c, floor_passes, 0, VARIANTS);
 	return c;
 }

@@ -49,6 +49,13 @@ static void open_member(struct member *me, const struct team_options *o)
 			psgd_transport_shaped(&me->local, &me->shaper, &me->shaped), PSGD_OK);
 		session.transport = &me->shaped;
 	}
+	if (o->without) {
+		struct psgd_device_cpu_options cpu = PSGD_INIT(psgd_device_cpu_options);
+
+		cpu.without = o->without[me->worker];
+		ck_assert_int_eq(psgd_device_cpu(&cpu, &me->device), PSGD_OK);
+		session.device = &me->device;
+	}
 	if (o->powersgd) {
 		ck_assert_int_eq(psgd_compressor_powersgd(o->powersgd, &me->compressor), PSGD_OK);
 		session.compressor = &me->compressor;
@@ -97,6 +104,7 @@ void team_run(struct team *team, uint32_t n_workers, const struct team_options *
 		psgd_shaper_destroy(&me->shaper);
 		psgd_controller_destroy(&me->controller);
 		psgd_compressor_destroy(&me->compressor);
+		psgd_device_destroy(&me->device);
 	}
 	pthread_barrier_destroy(&team->barrier);
 }

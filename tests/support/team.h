@@ -18,6 +18,7 @@ struct member {
 	char error[512];    /* the session's text then */
 	struct psgd_transport local, shaped;
 	struct psgd_shaper shaper;
+	struct psgd_device device;
 	struct psgd_compressor compressor;
 	struct psgd_controller controller;
 	pthread_t thread;
@@ -38,6 +39,8 @@ struct team_options {
 	const struct psgd_link *link;			 /* NULL: not shaped */
 	const struct psgd_rank_control_options *control; /* NULL: none */
 	const struct psgd_session_options *session;	 /* flags and numbers; NULL: defaults */
+	/* Kernels of each worker, see psgd_device_cpu_without; NULL: the default device. */
+	const uint32_t *without;
 	int64_t transport_timeout_ns;
 };
 
