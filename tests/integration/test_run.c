@@ -131,6 +131,65 @@ START_TEST(three_and_four_workers)
 }
 END_TEST
 
+/*
+ * Three workers whose kernels are plain C, AVX2 and AVX-512, through four ranks and dense training:
+ * the parameters are compared in every iteration and at the end.
+ */
+START_TEST(kinds_of_cpu_agree)
+{
+	static const char *const cpus[] = {"plain", "avx2", "auto"};
+	static struct ended ended;
+	struct started workers[3];
+	unsigned port = free_port();
+	char line[256];
+
+	/* 512 samples for 3 workers of 16: 10 iterations an epoch */
+	write_config("fixed.yaml", "50",
+		"compression: {max_rank: 8, start_power_iterations: 2, rank_schedule: {ranges: ["
+		"{start_epoch: 0, end_epoch: 0, rank: 4}, {start_epoch: 1, end_epoch: 1, rank: 1}, "
+		"{start_epoch: 2, end_epoch: 2, rank: 8}, "
+		"{start_epoch: 3, end_epoch: 3, rank: dense}, "
+		"{start_epoch: 4, end_epoch: 4, rank: 2}]}}\n"
+		"rank_control: {cap: none, choice: schedule}\n"
+		"communication: {check_every: 1}\n");
+	for (int w = 2; w >= 0; w--) {
+		ck_assert_int_eq(setenv("PSGD_CPU", cpus[w], 1), 0);
+		snprintf(line, sizeof(line),
+			"run fixed.yaml save_dir=cpus --rank %d --world-size 3 --master-port %u", w,
+			port);
+		workers[w] = start_psgd(line);
+	}
+	ck_assert_int_eq(unsetenv("PSGD_CPU"), 0);
+	for (int w = 2; w >= 0; w--) {
+		ended = finish(workers[w], 100);
+		ck_assert_msg(ended.code == 0, "worker %d: %s", w, ended.err);
+	}
+	ck_assert_ptr_nonnull(
+		strstr(read_text("cpus/events.jsonl"), "parameters bit-equal on all 3 workers"));
+	read_column("cpus", "current_rank", losses, sizeof(losses));
+	ck_assert_uint_eq(count_lines(losses), 50);
+	for (const char *rank = "4\0001\0008\0000\0002\0"; *rank; rank += 2) {
+		snprintf(line, sizeof(line), "\n%s\n", rank);
+		ck_assert_msg(strstr(losses, line) != NULL, "never r=%s: %s", rank, losses);
+	}
+}
+END_TEST
+
+START_TEST(unusable_cpu_is_refused)
+{
+	struct ended ended;
+
+	write_config("fixed.yaml", "2", fixed_rank);
+	ck_assert_int_eq(setenv("PSGD_CPU", "sse9", 1), 0);
+	ended = run_psgd("run fixed.yaml --standalone save_dir=no", 60);
+	ck_assert_int_eq(unsetenv("PSGD_CPU"), 0);
+	ck_assert_int_eq(ended.code, 2);
+	ck_assert_msg(strstr(ended.err, "PSGD_CPU is \"sse9\", expected auto, plain, avx2 or "
+					"avx512") != NULL,
+		"%s", ended.err);
+}
+END_TEST
+
 START_TEST(replay_repeats_an_adaptive_run)
 {
 	static char ranks[COLUMN_BYTES];
@@ -314,6 +373,8 @@ static Suite *suite(void)
 	tcase_add_test(c, same_seed_same_losses);
 	tcase_add_test(c, by_hand_equals_standalone);
 	tcase_add_test(c, three_and_four_workers);
+	tcase_add_test(c, kinds_of_cpu_agree);
+	tcase_add_test(c, unusable_cpu_is_refused);
 	tcase_add_test(c, replay_repeats_an_adaptive_run);
 	tcase_add_loop_test(c, killed_worker_is_named, 0, 2);
 	tcase_add_test(c, killed_supervisor_leaves_nothing);
