@@ -4,44 +4,9 @@
  * it says which collective comes next.
  *     cc own_collectives.c $(pkg-config --cflags --libs psgd) -lm && ./a.out
  */
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include "pipes.h"
 
-#include "tiny.h"
-
-enum { WORKERS = 3, STEPS = 120 };
-
-static int sockets[WORKERS][2]; /* between worker 0 and worker w: [0] is worker 0's end */
-
-static void transfer(int socket, void *data, size_t bytes, int sends)
-{
-	char *at = (char *)data;
-
-	while (bytes > 0) {
-		ssize_t n = sends ? write(socket, at, bytes) : read(socket, at, bytes);
-
-		if (n <= 0)
-			exit(EXIT_FAILURE); /* the peer is gone */
-		at += n;
-		bytes -= (size_t)n;
-	}
-}
-
-/* Everyone's block of `bytes` bytes, in the order of the workers: worker 0 collects and returns. */
-static void gather(int worker, void *mine, size_t bytes, char *blocks)
-{
-	if (worker) {
-		transfer(sockets[worker][1], mine, bytes, 1);
-		transfer(sockets[worker][1], blocks, bytes * WORKERS, 0);
-		return;
-	}
-	memcpy(blocks, mine, bytes);
-	for (int w = 1; w < WORKERS; w++)
-		transfer(sockets[w][0], blocks + (size_t)w * bytes, bytes, 0);
-	for (int w = 1; w < WORKERS; w++)
-		transfer(sockets[w][0], blocks, bytes * WORKERS, 1);
-}
+enum { STEPS = 120 };
 
 /* Runs a collective in place. All workers must get the same bits: they add in the same order. */
 static void run(int worker, const struct psgd_collective *c)
@@ -52,7 +17,7 @@ static void run(int worker, const struct psgd_collective *c)
 
 	if (!blocks)
 		exit(EXIT_FAILURE);
-	gather(worker, (char *)c->data + (size_t)own_block * bytes, bytes, blocks);
+	pipes_gather(worker, (char *)c->data + (size_t)own_block * bytes, bytes, blocks);
 	switch (c->kind) {
 	case PSGD_ALLREDUCE_SUM: /* MPI_Allreduce(MPI_IN_PLACE, c->data, c->count, ..., MPI_SUM) */
 		for (int64_t i = 0; i < c->count; i++) {
@@ -140,20 +105,5 @@ static void train(int worker)
 
 int main(void)
 {
-	int failed = 0, status;
-
-	for (int w = 1; w < WORKERS; w++) {
-		if (socketpair(AF_UNIX, SOCK_STREAM, 0, sockets[w]))
-			return EXIT_FAILURE;
-	}
-	for (int w = 1; w < WORKERS; w++) {
-		if (fork() == 0) {
-			train(w);
-			return EXIT_SUCCESS;
-		}
-	}
-	train(0);
-	while (wait(&status) > 0)
-		failed |= status;
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return pipes_workers(train);
 }

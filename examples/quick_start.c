@@ -68,10 +68,7 @@ int main(void)
 
 	/*
 	 * Workers that are threads of one process. Processes, on one machine or on many, call
-	 * psgd_transport_gloo instead, each for itself, and nothing else changes. It is told who
-	 * this worker is, and a function by which the workers exchange some bytes once, at the
-	 * beginning (struct psgd_oob): MPI_Allgather is one, and psgd_rendezvous_* of
-	 * libpsgd-experiment makes one out of a host name and a port.
+	 * psgd_transport_gloo instead, each for itself, and nothing else changes: processes.c.
 	 */
 	must(psgd_transport_local(WORKERS, 0, transport), NULL);
 	tiny_threads(transport, WORKERS, train);

@@ -4,7 +4,8 @@
 Installs the library into an empty folder, and builds the examples there as a stranger would: by
 pkg-config alone, as C11 and as C++17, by gcc and by clang.
 
-PSGD_BUILD is the build folder, PSGD_SOURCE the root of the tree, PSGD_SANITIZE meson's b_sanitize.
+PSGD_BUILD is the build folder, PSGD_SOURCE the root of the tree, PSGD_SANITIZE meson's b_sanitize,
+PSGD_GLOO whether the module is built.
 """
 import glob
 import os
@@ -16,11 +17,11 @@ import tempfile
 import unittest
 
 SOURCE, BUILD = os.environ['PSGD_SOURCE'], os.environ['PSGD_BUILD']
-SANITIZE = os.environ['PSGD_SANITIZE']
+SANITIZE, HAVE_GLOO = os.environ['PSGD_SANITIZE'], os.environ['PSGD_GLOO'] == 'true'
 sys.path.insert(0, os.path.join(SOURCE, 'tools'))
 import tap_unittest  # noqa: E402
 
-EXAMPLES = ('quick_start', 'own_collectives', 'own_compressor', 'own_controller')
+EXAMPLES = ('quick_start', 'processes', 'own_collectives', 'own_compressor', 'own_controller')
 WARNINGS = ['-Wall', '-Wextra', '-Wpedantic', '-Wshadow', '-Werror', '-O2']
 COMPILERS = {
     'gcc': ['gcc', '-std=c11'],
@@ -53,7 +54,7 @@ def check_numbers(test, name, output):
     test.assertGreater(losses[0], 100)
     test.assertLess(losses[-1], 0.02)
     test.assertEqual(losses, sorted(losses, reverse=True))
-    if name == 'quick_start':
+    if name in ('quick_start', 'processes'):
         test.assertEqual(set(sent), {bytes_at(2)})
     elif name == 'own_collectives':  # r=1 before the middle, then r=2
         middle = (int(steps[-1][0]) + 1) // 2
@@ -77,8 +78,14 @@ def split_line(line):
     return int(step), float(loss), rest
 
 
+def need_gloo(test, name):
+    if name == 'processes' and not HAVE_GLOO:
+        test.skipTest('built without Gloo')
+
+
 class InTheBuild(unittest.TestCase):
     def check(self, name):
+        need_gloo(self, name)
         program = os.path.join(BUILD, 'examples', 'example-' + name.replace('_', '-'))
         output = run([program])
         check_numbers(self, name, output)
@@ -94,6 +101,9 @@ class InTheBuild(unittest.TestCase):
             # Another instruction set rounds in other places.
             self.assertTrue([line for line in printed if (line[0], line[2]) == (step, rest)
                              and abs(line[1] - loss) <= 0.01 * loss + 2e-5], f'step {step}')
+
+    def test_processes(self):
+        self.check('processes')
 
     def test_own_collectives(self):
         self.check('own_collectives')
@@ -146,9 +156,10 @@ class Installed(unittest.TestCase):
         compiler = COMPILERS[key]
         if not shutil.which(compiler[0]):
             self.skipTest('no ' + compiler[0])
+        need_gloo(self, name)
         # Alone in a folder, so that nothing of the tree is found by accident.
         folder = tempfile.mkdtemp(dir=self.root)
-        for file in (name + '.c', 'tiny.h'):
+        for file in (name + '.c', 'tiny.h', 'pipes.h'):
             shutil.copy(os.path.join(SOURCE, 'examples', file), folder)
         run([*compiler, *WARNINGS, name + '.c', '-o', name, *self.pkg_config('--cflags', '--libs'),
              '-lm'], cwd=folder)
