@@ -133,6 +133,8 @@ char *psgd__strdup(const char *text)
 	return text ? strdup(text) : NULL;
 }
 
+#define MAX_STRUCT_BYTES 65536 /* a larger size is no size */
+
 psgd_status psgd__copy_options(void *to, size_t to_size, const void *from)
 {
 	size_t from_size;
@@ -140,7 +142,7 @@ psgd_status psgd__copy_options(void *to, size_t to_size, const void *from)
 	memset(to, 0, to_size);
 	if (from) {
 		memcpy(&from_size, from, sizeof(from_size));
-		if (from_size < sizeof(size_t) || from_size > 65536)
+		if (from_size < sizeof(size_t) || from_size > MAX_STRUCT_BYTES)
 			return PSGD_ERR_INVALID;
 		for (size_t i = to_size; i < from_size; i++) {
 			if (((const char *)from)[i])
@@ -152,15 +154,23 @@ psgd_status psgd__copy_options(void *to, size_t to_size, const void *from)
 	return PSGD_OK;
 }
 
+bool psgd__report_fits(const void *report)
+{
+	size_t size;
+
+	if (!report)
+		return true;
+	memcpy(&size, report, sizeof(size));
+	return size >= sizeof(size) && size <= MAX_STRUCT_BYTES;
+}
+
 void psgd__copy_report(void *to, const void *from, size_t from_size)
 {
 	size_t to_size;
 
-	if (!to)
+	if (!to || !psgd__report_fits(to))
 		return;
 	memcpy(&to_size, to, sizeof(to_size));
-	if (to_size < sizeof(to_size))
-		return;
 	memcpy(to, from, to_size < from_size ? to_size : from_size);
 	memcpy(to, &to_size, sizeof(to_size));
 }

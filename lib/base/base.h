@@ -20,6 +20,11 @@
 
 #define PSGD__COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
+/* True when a table of operations reaches to the end of the member, and it is set. */
+#define PSGD__HAS(ops, member)                                                                     \
+	((ops)->size >= (size_t)((const char *)(&(ops)->member + 1) - (const char *)(ops)) &&      \
+		(ops)->member)
+
 /* True when a * b does not fit; else *out is the product. */
 static inline bool psgd__mul_overflows(size_t a, size_t b, size_t *out)
 {
@@ -39,6 +44,9 @@ char *psgd__strdup(const char *text); /* NULL gives NULL */
  * than this library must have left the rest zero. NULL options: all zero.
  */
 psgd_status psgd__copy_options(void *to, size_t to_size, const void *from);
+
+/* False when the size that a caller's report begins with cannot be one. NULL is fine. */
+bool psgd__report_fits(const void *report);
 
 /* Fills the caller's report of whatever size it has; keeps its size field. */
 void psgd__copy_report(void *to, const void *from, size_t from_size);

@@ -269,9 +269,7 @@ void psgd_controller_destroy(struct psgd_controller *controller)
 	if (!controller)
 		return;
 	ops = controller->ops;
-	if (ops &&
-		ops->size >= offsetof(struct psgd_controller_ops, destroy) + sizeof(ops->destroy) &&
-		ops->destroy)
+	if (ops && PSGD__HAS(ops, destroy))
 		ops->destroy(controller->self);
 	*controller = (struct psgd_controller){0};
 }

@@ -137,7 +137,7 @@ void psgd_device_destroy(struct psgd_device *device)
 {
 	if (!device || !device->ops)
 		return;
-	if (device->ops->destroy)
+	if (PSGD__HAS(device->ops, destroy))
 		device->ops->destroy(device->self);
 	memset(device, 0, sizeof(*device));
 }

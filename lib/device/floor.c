@@ -31,7 +31,7 @@ psgd_status psgd_device_floor(const struct psgd_device *device,
 
 	if (!device || !device->ops || !list || !count || !ns)
 		return PSGD_ERR_INVALID;
-	if (!device->ops->kernels)
+	if (!PSGD__HAS(device->ops, kernels))
 		return PSGD_ERR_UNSUPPORTED;
 	matrices = psgd__calloc(count, sizeof(*matrices));
 	spans = psgd__calloc(count, sizeof(*spans));
@@ -39,12 +39,14 @@ psgd_status psgd_device_floor(const struct psgd_device *device,
 		goto out;
 	for (size_t i = 0; i < count; i++) {
 		const struct psgd_floor_matrix *x = &list[i];
+		int64_t values;
 
 		status = PSGD_ERR_INVALID;
-		if (!x->g || !x->e || x->n < 1 || x->m < 1)
+		if (!x->g || !x->e || x->n < 1 || x->m < 1 ||
+			__builtin_mul_overflow(x->n, x->m, &values))
 			goto out;
 		matrices[i] = (struct psgd__matrix){.g = x->g, .e = x->e, .n = x->n, .m = x->m};
-		spans[i] = (struct psgd__span){x->g, x->n * x->m};
+		spans[i] = (struct psgd__span){x->g, values};
 	}
 	status = passes(device, matrices, spans, count, ns);
 out:

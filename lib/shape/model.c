@@ -138,7 +138,7 @@ void psgd_shaper_destroy(struct psgd_shaper *shaper)
 {
 	if (!shaper)
 		return;
-	if (shaper->ops && shaper->ops->destroy)
+	if (shaper->ops && PSGD__HAS(shaper->ops, destroy))
 		shaper->ops->destroy(shaper->self);
 	*shaper = (struct psgd_shaper){0};
 }

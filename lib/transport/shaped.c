@@ -92,7 +92,7 @@ static void shaped_fail_inside(struct shaped *s, psgd_status status)
 {
 	char reason[PSGD__REASON_BYTES] = "";
 
-	if (s->inner->ops->error)
+	if (PSGD__HAS(s->inner->ops, error))
 		s->inner->ops->error(s->inner->self, reason, sizeof(reason));
 	pthread_mutex_lock(&s->requests.lock);
 	shaped_fail(s, status, reason);
@@ -381,11 +381,6 @@ static const struct psgd_transport_ops shaped_ops = {
 	.destroy = shaped_destroy,
 };
 
-/* True when a table of this size reaches to the end of the member, and it is set. */
-#define HAS(ops, member)                                                                           \
-	((ops)->size >= (size_t)((const char *)(&(ops)->member + 1) - (const char *)(ops)) &&      \
-		(ops)->member)
-
 psgd_status psgd_transport_shaped(const struct psgd_transport *inner,
 	const struct psgd_shaper *shaper, struct psgd_transport *out)
 {
@@ -395,10 +390,10 @@ psgd_status psgd_transport_shaped(const struct psgd_transport *inner,
 		return PSGD_ERR_INVALID;
 	*out = (struct psgd_transport){0};
 	if (!inner || !inner->ops || !inner->n_workers || inner->worker >= inner->n_workers ||
-		!HAS(inner->ops, post) || !HAS(inner->ops, test) || !HAS(inner->ops, abort) ||
-		!shaper || !shaper->ops)
+		!PSGD__HAS(inner->ops, post) || !PSGD__HAS(inner->ops, test) ||
+		!PSGD__HAS(inner->ops, abort) || !shaper || !shaper->ops)
 		return PSGD_ERR_INVALID;
-	if (!HAS(shaper->ops, admit))
+	if (!PSGD__HAS(shaper->ops, admit))
 		return PSGD_ERR_UNSUPPORTED;
 	s = psgd__calloc(1, sizeof(*s));
 	if (!s)
