@@ -83,7 +83,8 @@ struct psgd_memory {
  * know of each other. One thread drives a session at a time; psgd_session_abort and
  * psgd_session_error may be called by any.
  * On success *out is the caller's, ended by psgd_session_close; on failure NULL.
- * Errors: INVALID (no tensor, id twice, bad shape or dtype), NOMEM, UNSUPPORTED.
+ * Errors: INVALID (no tensor, id twice, bad shape or dtype, unknown flags), NOMEM, UNSUPPORTED,
+ * STATE (the compressor is another session's).
  */
 PSGD_API psgd_status psgd_session_open(const struct psgd_tensor *tensors, size_t n_tensors,
 	const struct psgd_session_options *options, psgd_session **out);
@@ -112,7 +113,9 @@ PSGD_API psgd_status psgd_session_wait(
 /*
  * Waits for all buckets of the step, fills *report (may be NULL), and lets the controller prepare
  * the ranks of the next step, which goes on while the trainer computes.
- * Errors: any failure of the step; the session is failed then, and gradients are undefined.
+ * Errors: INVALID and UNSUPPORTED (the size of info or report, a field of info that this library
+ * does not know): nothing has changed. Any failure of the step: the session is failed then, and
+ * gradients are undefined.
  */
 PSGD_API psgd_status psgd_session_finish_step(
 	psgd_session *session, const struct psgd_step_info *info, struct psgd_report *report);

@@ -13,7 +13,7 @@ psgd_status psgd_cost_link_of(
 	uint64_t rate;
 	double steps;
 
-	if (!link || !out || !n_workers)
+	if (!link || !out || !psgd__report_fits(out) || !n_workers)
 		return PSGD_ERR_INVALID;
 	PSGD__TRY(psgd__copy_options(&in, sizeof(in), link));
 	if (in.delay_ns < 0)
@@ -185,7 +185,7 @@ psgd_status psgd_cost_predict(const struct psgd_cost_bucket *buckets, size_t n_b
 	struct psgd_cost cost = PSGD_INIT(psgd_cost);
 	psgd_status status = PSGD_OK;
 
-	if (!buckets || !n_buckets || compute_ns < 0 || !link || !out)
+	if (!buckets || !n_buckets || compute_ns < 0 || !link || !out || !psgd__report_fits(out))
 		return PSGD_ERR_INVALID;
 	PSGD__TRY(psgd__copy_options(&w.link, sizeof(w.link), link));
 	if (!link_is_good(&w.link))

@@ -326,15 +326,21 @@ psgd_status psgd__control_advance(struct psgd_exchange *x)
 	}
 }
 
+psgd_status psgd__step_info(const struct psgd_step_info *info, const struct psgd_report *report,
+	struct psgd_step_info *out)
+{
+	if (!psgd__report_fits(report))
+		return PSGD_ERR_INVALID;
+	return psgd__copy_options(out, sizeof(*out), info);
+}
+
 psgd_status psgd__step_end(psgd_session *s, const struct psgd_step_info *info, int64_t end_ns,
 	struct psgd_report *report, struct psgd_exchange **control)
 {
 	struct psgd_report mine = PSGD_INIT(psgd_report);
-	struct psgd_step_info last;
 	struct psgd__record record;
 
 	*control = NULL;
-	PSGD__TRY(psgd__copy_options(&last, sizeof(last), info));
 	pthread_mutex_lock(&s->lock);
 	record = s->record;
 	memset(&s->record, 0, sizeof(s->record));
@@ -348,17 +354,17 @@ psgd_status psgd__step_end(psgd_session *s, const struct psgd_step_info *info, i
 	mine.step = s->step;
 	mine.grad_norm = s->options.flags & PSGD_SESSION_GRAD_NORM ? sqrt(record.sum_squares) : NAN;
 	mine.grad_sum_norm = NAN;
-	if (record.n_nonfinite == 0 && s->sum_gradients)
+	if (s->step_buckets && record.n_nonfinite == 0 && s->sum_gradients)
 		s->grad_sum_steps++;
 	psgd_status status = PSGD_OK;
-	if (last.epoch_end && (s->options.flags & PSGD_SESSION_GRAD_SUM))
+	if (info->epoch_end && (s->options.flags & PSGD_SESSION_GRAD_SUM))
 		status = sum_norm(s, &mine.grad_sum_norm);
 	if (status >= 0)
-		status = psgd__control_new(s, &last, &mine, &record, false, control);
+		status = psgd__control_new(s, info, &mine, &record, false, control);
 	/* Nobody else resets the sum: the session's own is over an epoch. */
-	if (status >= 0 && last.epoch_end && s->sum_gradients &&
+	if (status >= 0 && info->epoch_end && s->sum_gradients &&
 		!(s->controller.ops &&
-			(s->controller.ops->needs(s->controller.self, s->step, last.epoch, true) &
+			(s->controller.ops->needs(s->controller.self, s->step, info->epoch, true) &
 				PSGD_NEED_GRAD_SUM)))
 		status = reset_sum(s);
 	psgd__record_free(&record);

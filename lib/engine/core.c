@@ -231,11 +231,16 @@ static psgd_status take_tables(psgd_session *s)
 	return PSGD_OK;
 }
 
+#define SESSION_FLAGS                                                                              \
+	(uint32_t)(PSGD_SESSION_NO_OVERLAP | PSGD_SESSION_GRAD_NORM | PSGD_SESSION_GRAD_SUM)
+
 /* The caller's pointer, or an object of our own that plays its part. */
 static psgd_status choose_parts(psgd_session *s)
 {
 	const struct psgd_session_options *o = &s->options;
 
+	if (o->flags & ~SESSION_FLAGS || o->timeout_ns < 0 || o->reserved)
+		return PSGD_ERR_INVALID;
 	if (o->device) {
 		s->device = *o->device;
 	} else {
@@ -290,8 +295,10 @@ static psgd_status copy_tensors(psgd_session *s, const struct psgd_tensor *tenso
 		s->shapes[i] = psgd__hash(PSGD__HASH_START, tensors[i].dims,
 			tensors[i].n_dims * sizeof(tensors[i].dims[0]));
 		s->grad_sum_at[i] = s->grad_sum_values;
+		/* All together, so that no sum over a bucket can overflow. */
 		if (__builtin_add_overflow(
-			    s->grad_sum_values, (size_t)s->counts[i], &s->grad_sum_values))
+			    s->grad_sum_values, (size_t)s->counts[i], &s->grad_sum_values) ||
+			s->grad_sum_values > PTRDIFF_MAX / sizeof(float))
 			return PSGD_ERR_INVALID;
 		s->tensors[i].name = psgd__strdup(tensors[i].name);
 		if (tensors[i].name && !s->tensors[i].name)

@@ -222,6 +222,11 @@ psgd_status psgd__record_transfer(struct psgd_exchange *x, const struct psgd_tra
 void psgd__record_report(
 	const struct psgd__record *record, int64_t end_ns, struct psgd_report *out);
 
+/* The caller's words about the step that ends, whole; INVALID or UNSUPPORTED: nothing has changed.
+ */
+psgd_status psgd__step_info(const struct psgd_step_info *info, const struct psgd_report *report,
+	struct psgd_step_info *out);
+
 /* The end of a step, shared by both drivers: report, the next step, and its control or NULL. */
 psgd_status psgd__step_end(psgd_session *s, const struct psgd_step_info *info, int64_t end_ns,
 	struct psgd_report *report, struct psgd_exchange **control);

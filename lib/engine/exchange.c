@@ -381,19 +381,31 @@ psgd_status psgd_exchange_begin(
 	return PSGD_OK;
 }
 
+/* True while a caller's exchange is not done. The first decision has no caller. */
+static bool any_owned(const psgd_session *s)
+{
+	const struct psgd_exchange *x = s->head;
+
+	while (x && !x->owned)
+		x = x->next;
+	return x;
+}
+
 psgd_status psgd_exchange_begin_finish(psgd_session *s, const struct psgd_step_info *info,
 	struct psgd_report *report, psgd_exchange **out)
 {
 	struct psgd_exchange *control;
+	struct psgd_step_info whole;
 	psgd_status status;
 
 	if (!s || !out)
 		return PSGD_ERR_INVALID;
 	*out = NULL;
-	if (s->transport.ops || s->head)
+	if (s->transport.ops || any_owned(s))
 		return PSGD_ERR_STATE;
 	PSGD__TRY(psgd__session_status(s));
-	status = psgd__step_end(s, info, psgd__now_ns(), report, &control);
+	PSGD__TRY(psgd__step_info(info, report, &whole));
+	status = psgd__step_end(s, &whole, psgd__now_ns(), report, &control);
 	/* Nothing to say: an exchange that is done at once keeps the caller's loop alike. */
 	if (status >= 0 && !control) {
 		status = psgd__exchange_new(s, PSGD__SUM, &control);

@@ -211,7 +211,7 @@ psgd_status psgd_session_open(const struct psgd_tensor *tensors, size_t n_tensor
 		return PSGD_ERR_INVALID;
 	*out = NULL;
 	PSGD__TRY(psgd__session_setup(tensors, n_tensors, options, &s));
-	if (s->options.timeout_ns <= 0)
+	if (!s->options.timeout_ns)
 		s->options.timeout_ns = DEFAULT_TIMEOUT_NS;
 	if (s->transport.ops)
 		status = start_thread(s);
@@ -334,12 +334,14 @@ psgd_status psgd_session_finish_step(
 {
 	struct psgd_exchange *control = NULL;
 	int64_t start = psgd__now_ns(), end;
+	struct psgd_step_info whole;
 	psgd_status status;
 
 	if (!s)
 		return PSGD_ERR_INVALID;
 	if (!s->transport.ops)
 		return PSGD_ERR_STATE;
+	PSGD__TRY(psgd__step_info(info, report, &whole));
 	release_held(s);
 	/* A step without buckets has nothing that would wait for the last decision. */
 	status = wait_for(s, 0, !s->step_buckets, INT64_MAX);
@@ -348,7 +350,7 @@ psgd_status psgd_session_finish_step(
 	end = psgd__now_ns();
 	status = psgd__record_wait(s, start, end);
 	if (status >= 0)
-		status = psgd__step_end(s, info, end, report, &control);
+		status = psgd__step_end(s, &whole, end, report, &control);
 	if (status < 0)
 		return psgd__session_fail(s, status, "%s", psgd_status_text(status));
 	if (control)
@@ -459,7 +461,7 @@ psgd_status psgd_session_memory(psgd_session *s, struct psgd_memory *out)
 {
 	struct psgd_memory mine = PSGD_INIT(psgd_memory);
 
-	if (!s || !out)
+	if (!s || !out || !psgd__report_fits(out))
 		return PSGD_ERR_INVALID;
 	if (s->step_buckets)
 		return PSGD_ERR_STATE;
