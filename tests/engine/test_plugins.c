@@ -344,6 +344,62 @@ START_TEST(wild_ranks_are_clamped)
 }
 END_TEST
 
+/* Notes how many gradients are in the sum. */
+static uint64_t counted[4];
+static size_t n_counted;
+
+static uint32_t counting_needs(void *self, uint64_t step, uint64_t epoch, bool epoch_end)
+{
+	(void)self, (void)step, (void)epoch, (void)epoch_end;
+	return PSGD_NEED_DECISION | PSGD_NEED_GRAD_SUM;
+}
+
+static psgd_status counting_decide(
+	void *self, const struct psgd_observation *seen, uint32_t *ranks, struct psgd_decision *out)
+{
+	(void)self;
+	(void)out;
+	if (n_counted < 4)
+		counted[n_counted++] = seen->grad_sum_steps;
+	memset(ranks, 0, seen->n_tensors * sizeof(*ranks));
+	return PSGD_OK;
+}
+
+START_TEST(empty_steps_are_not_in_the_sum)
+{
+	static const struct psgd_controller_ops ops = {.size = sizeof(ops),
+		.name = "counting",
+		.needs = counting_needs,
+		.decide = counting_decide};
+	struct psgd_controller controller = {&ops, NULL};
+	struct psgd_session_options o = PSGD_INIT(psgd_session_options);
+	struct psgd_compressor compressor;
+	struct psgd_transport transport;
+	struct member me = {.worker = 0};
+	struct grads g;
+
+	n_counted = 0;
+	grads_init(&g);
+	ck_assert_int_eq(psgd_transport_local(1, 0, &transport), PSGD_OK);
+	ck_assert_int_eq(psgd_compressor_powersgd(NULL, &compressor), PSGD_OK);
+	o.transport = &transport;
+	o.compressor = &compressor;
+	o.controller = &controller;
+	ck_assert_int_eq(psgd_session_open(grads_tensors, TENSORS, &o, &me.session), PSGD_OK);
+	ck_assert_int_eq(psgd_session_finish_step(me.session, NULL, NULL), PSGD_OK);
+	ck_assert_int_eq(grads_step(&me, &g, NULL, NULL), PSGD_OK);
+	ck_assert_int_eq(psgd_session_finish_step(me.session, NULL, NULL), PSGD_OK);
+	psgd_session_close(&me.session);
+	ck_assert_uint_eq(n_counted, 4);
+	ck_assert_uint_eq(counted[1], 0);
+	ck_assert_uint_eq(counted[2], 1);
+	ck_assert_uint_eq(counted[3], 1);
+	psgd_compressor_destroy(&compressor);
+	psgd_transport_destroy(&transport);
+	grads_free(&g);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("plugins");
@@ -353,6 +409,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, every_entry_may_fail, 0, 4);
 	tcase_add_test(c, absurd_plans_are_refused);
 	tcase_add_test(c, wild_ranks_are_clamped);
+	tcase_add_test(c, empty_steps_are_not_in_the_sum);
 	suite_add_tcase(s, c);
 	return s;
 }
