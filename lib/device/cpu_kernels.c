@@ -158,15 +158,34 @@ static psgd_status cpu_sum_squares(
 	return PSGD_OK;
 }
 
+struct finite {
+	const struct psgd__cpu_isa *isa;
+	const struct psgd__span *span;
+	_Atomic bool bad;
+};
+
+static void run_finite(void *user, size_t item)
+{
+	struct finite *x = user;
+	const int64_t from = (int64_t)item * PART_VALUES, left = x->span->count - from;
+
+	if (!x->isa->finite(x->span->data + from, left < PART_VALUES ? left : PART_VALUES))
+		x->bad = true;
+}
+
 static psgd_status cpu_finite(
 	void *self, const struct psgd__span *list, size_t count, int *out, psgd_stream stream)
 {
 	struct psgd__cpu *cpu = self;
+	struct finite x = {.isa = cpu->isa};
 
 	(void)stream;
-	*out = 1;
-	for (size_t k = 0; k < count && *out; k++)
-		*out = cpu->isa->finite(list[k].data, list[k].count);
+	for (size_t k = 0; k < count && !x.bad; k++) {
+		x.span = &list[k];
+		psgd__pool_run(cpu->pool, run_finite, &x,
+			(size_t)((x.span->count + PART_VALUES - 1) / PART_VALUES));
+	}
+	*out = !x.bad;
 	return PSGD_OK;
 }
 

@@ -37,16 +37,25 @@ double ISA(sum_squares)(const float *x, int64_t count)
 	return lane[0];
 }
 
+/* An exponent of all ones, infinity or NaN, carries into the sign. Integers: a vector. */
+static inline uint32_t exponent_carry(float value)
+{
+	uint32_t bits;
+
+	memcpy(&bits, &value, sizeof(bits));
+	return (bits & 0x7f800000u) + 0x00800000u;
+}
+
 bool ISA(finite)(const float *x, int64_t count)
 {
+	/* Four places at once: a memory that is read in one place only is not at its fastest. */
+	const int64_t quarter = count / 4;
 	uint32_t carry = 0;
 
-	/* An exponent of all ones, infinity or NaN, carries into the sign. Integers: a vector. */
-	for (int64_t i = 0; i < count; i++) {
-		uint32_t bits;
-
-		memcpy(&bits, &x[i], sizeof(bits));
-		carry |= (bits & 0x7f800000u) + 0x00800000u;
-	}
+	for (int64_t i = 0; i < quarter; i++)
+		carry |= exponent_carry(x[i]) | exponent_carry(x[quarter + i]) |
+			 exponent_carry(x[2 * quarter + i]) | exponent_carry(x[3 * quarter + i]);
+	for (int64_t i = 4 * quarter; i < count; i++)
+		carry |= exponent_carry(x[i]);
 	return !(carry >> 31);
 }

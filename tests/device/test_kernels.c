@@ -2,6 +2,7 @@
  * The kernel table against float64: random shapes with odd tails, guard bands around every buffer,
  * every variant. With `bench` as argument the same program times them.
  */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -368,6 +369,32 @@ START_TEST(small_kernels)
 }
 END_TEST
 
+/* Wherever the one value is, also where the threads' parts meet. */
+START_TEST(finite_of_a_long_span)
+{
+	enum { N = 600001 };
+	static const int64_t places[] = {0, 65536, 262143, 262144, 524288, 599999, N - 1};
+	float *x = calloc(N, sizeof(*x));
+	const struct psgd__span spans[] = {{x, 7}, {x, N}};
+	struct psgd_device cpu;
+	const struct psgd_kernels *table = kernels(&cpu, _i);
+	int finite = -1;
+
+	ck_assert_int_eq(table->finite(cpu.self, spans, 2, &finite, NULL), 0);
+	ck_assert_int_eq(finite, 1);
+	for (size_t k = 0; k < PSGD__COUNT(places); k++) {
+		x[places[k]] = -INFINITY;
+		ck_assert_int_eq(table->finite(cpu.self, spans, 2, &finite, NULL), 0);
+		ck_assert_int_eq(finite, 0);
+		x[places[k]] = -FLT_MAX;
+	}
+	ck_assert_int_eq(table->finite(cpu.self, spans, 2, &finite, NULL), 0);
+	ck_assert_int_eq(finite, 1);
+	psgd_device_destroy(&cpu);
+	free(x);
+}
+END_TEST
+
 static void *refuse(void *user, size_t bytes)
 {
 	(*(size_t *)user) += bytes;
@@ -427,6 +454,7 @@ static Suite *suite(void)
 	tcase_add_test(c, fill_is_indexed);
 	tcase_add_loop_test(c, leading_keeps_span_and_order, 0, 4);
 	tcase_add_loop_test(c, small_kernels, 0, VARIANTS);
+	tcase_add_loop_test(c, finite_of_a_long_span, 0, VARIANTS);
 	tcase_add_test(c, device_options);
 	suite_add_tcase(s, c);
 	suite_add_tcase(s, variants_case());
