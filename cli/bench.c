@@ -1,7 +1,6 @@
 /* psgd bench: times parts of the library on this machine. SPDX-License-Identifier: MIT */
 #include "bench.h"
 
-#include <argp.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -26,6 +25,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	if (key == ARGP_KEY_NO_ARGS)
 		argp_error(state, "what to time is missing: compress or allreduce");
 	return ARGP_ERR_UNKNOWN;
+}
+
+void cli_bench_number(const char *flag, const char *text, int64_t min, int64_t max, int64_t *out,
+	struct argp_state *state)
+{
+	if (!cli_parse_number(text, min, max, out))
+		argp_error(state, "%s: '%s' is not a whole number from %lld to %lld", flag, text,
+			(long long)min, (long long)max);
 }
 
 bool cli_bench_write(const json_t *root, const char *path)

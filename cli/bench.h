@@ -2,6 +2,7 @@
 #ifndef CLI_BENCH_H
 #define CLI_BENCH_H
 
+#include <argp.h>
 #include <jansson.h>
 
 #include <psgd/device.h>
@@ -11,6 +12,10 @@
 
 int cli_bench_compress(int argc, char **argv);
 int cli_bench_allreduce(int argc, char **argv);
+
+/* The number of a flag; says so and ends the program when it is none. */
+void cli_bench_number(const char *flag, const char *text, int64_t min, int64_t max, int64_t *out,
+	struct argp_state *state);
 
 /* Writes root to the file; false: said why not. */
 bool cli_bench_write(const json_t *root, const char *path);
@@ -104,6 +109,24 @@ psgd_status cli_bench_floor_run(struct cli_bench_floor *floor, const struct cli_
 void cli_bench_fill(float *values, size_t n, uint64_t seed);
 
 /* ---- bench_cache.c ---- */
+
+/* So many caches of other memory are used before memory is used again. */
+#define CLI_BENCH_OVER_CACHE 4
+
+/* How many copies of each rank, and of the floor's memory, take turns. */
+struct cli_bench_rotation {
+	size_t cache_bytes; /* in: of the largest cache */
+	size_t n_copies, n_floors;
+	size_t bytes; /* of all of them */
+	bool capped;  /* memory does not suffice: times may be of warm caches */
+};
+
+/*
+ * For gradients of block_bytes, and n_ranks ranks in a round. False: one of each is more than is
+ * available; bytes is what they need.
+ */
+bool cli_bench_rotate(struct cli_bench_rotation *rotation, size_t block_bytes, size_t n_ranks,
+	size_t available_bytes);
 
 size_t cli_bench_cache_bytes(void);	/* of the largest cache */
 size_t cli_bench_available_bytes(void); /* memory that can be had without swapping */

@@ -356,14 +356,6 @@ static void take_bytes(const char *flag, const char *text, int64_t *out, struct 
 			flag, text);
 }
 
-static void take_number(const char *flag, const char *text, int64_t min, int64_t max, int64_t *out,
-	struct argp_state *state)
-{
-	if (!cli_parse_number(text, min, max, out))
-		argp_error(state, "%s: '%s' is not a whole number from %lld to %lld", flag, text,
-			(long long)min, (long long)max);
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *a = state->input;
@@ -376,16 +368,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		take_bytes("-e", arg, &a->max_bytes, state);
 		return 0;
 	case 'f':
-		take_number("-f", arg, 2, 1024, &a->factor, state);
+		cli_bench_number("-f", arg, 2, 1024, &a->factor, state);
 		return 0;
 	case 'n':
-		take_number("-n", arg, 1, 1000000, &a->iterations, state);
+		cli_bench_number("-n", arg, 1, 1000000, &a->iterations, state);
 		return 0;
 	case 'w':
-		take_number("-w", arg, 0, 1000000, &a->warmup, state);
+		cli_bench_number("-w", arg, 0, 1000000, &a->warmup, state);
 		return 0;
 	case KEY_WORKERS:
-		take_number("--workers", arg, 1, MAX_WORKERS, &a->workers, state);
+		cli_bench_number("--workers", arg, 1, MAX_WORKERS, &a->workers, state);
 		return 0;
 	case KEY_TRANSPORT:
 		if (strcmp(arg, "gloo") != 0 && strcmp(arg, "local") != 0)

@@ -12,7 +12,7 @@
 #define MAX_RANKS 32
 #define MAX_RANK 1024
 #define MAX_THREADS 1024
-#define OVER_CACHE                                                                                 \
+#define CLI_BENCH_OVER_CACHE                                                                       \
 	4 /* so many caches of other memory are used before a copy's turn comes again              \
 	   */
 
@@ -70,46 +70,17 @@ struct bench {
 	struct cli_bench_copy *copies; /* n_copies of each rank */
 	struct cli_bench_series *series;
 	struct cli_bench_figures *figures;
-	size_t n_floors, n_copies;
-	size_t cache_bytes, working_set_bytes;
-	bool capped;
+	struct cli_bench_rotation rotation;
 };
 
 /* ---- memory ---- */
-
-static size_t working_set(const struct bench *b)
-{
-	return (b->n_floors + b->n_copies * b->arguments->n_ranks) * 2 * b->model.block_bytes;
-}
-
-/*
- * Between two uses of a floor's memory there are n_floors steps and floors, between two uses of
- * a copy n_copies * n_ranks; each of them uses gradients and as much error memory.
- */
-static bool choose_copies(struct bench *b)
-{
-	size_t wanted, available = cli_bench_available_bytes() / 4 * 3;
-	size_t n_ranks = b->arguments->n_ranks;
-
-	b->cache_bytes = cli_bench_cache_bytes();
-	wanted = OVER_CACHE * b->cache_bytes / (4 * b->model.block_bytes) + 1;
-	b->n_floors = wanted;
-	b->n_copies = (wanted + n_ranks - 1) / n_ranks;
-	while (working_set(b) > available && (b->n_floors > 1 || b->n_copies > 1)) {
-		b->n_floors -= b->n_floors > 1;
-		b->n_copies -= b->n_copies > 1;
-		b->capped = true;
-	}
-	b->working_set_bytes = working_set(b);
-	return b->working_set_bytes <= available;
-}
 
 static bool allocate(struct bench *b)
 {
 	size_t n_ranks = b->arguments->n_ranks, n = (size_t)b->arguments->iterations;
 
-	b->floors = calloc(b->n_floors, sizeof(*b->floors));
-	b->copies = calloc(b->n_copies * n_ranks, sizeof(*b->copies));
+	b->floors = calloc(b->rotation.n_floors, sizeof(*b->floors));
+	b->copies = calloc(b->rotation.n_copies * n_ranks, sizeof(*b->copies));
 	b->series = calloc(n_ranks, sizeof(*b->series));
 	b->figures = calloc(n_ranks, sizeof(*b->figures));
 	if (!b->floors || !b->copies || !b->series || !b->figures)
@@ -149,9 +120,9 @@ static psgd_status open_all(struct bench *b)
 	size_t n_ranks = b->arguments->n_ranks;
 	psgd_status status = PSGD_OK;
 
-	for (size_t i = 0; i < b->n_floors && status == PSGD_OK; i++)
+	for (size_t i = 0; i < b->rotation.n_floors && status == PSGD_OK; i++)
 		status = cli_bench_floor_open(&b->model, &b->device, i, &b->floors[i]);
-	for (size_t i = 0; i < b->n_copies * n_ranks && status == PSGD_OK; i++)
+	for (size_t i = 0; i < b->rotation.n_copies * n_ranks && status == PSGD_OK; i++)
 		status = cli_bench_copy_open(
 			&b->model, &b->device, b->arguments->ranks[i % n_ranks], i, &b->copies[i]);
 	return status;
@@ -161,9 +132,9 @@ static void release(struct bench *b)
 {
 	size_t n_ranks = b->arguments->n_ranks;
 
-	for (size_t i = 0; b->floors && i < b->n_floors; i++)
+	for (size_t i = 0; b->floors && i < b->rotation.n_floors; i++)
 		cli_bench_floor_close(&b->floors[i]);
-	for (size_t i = 0; b->copies && i < b->n_copies * n_ranks; i++)
+	for (size_t i = 0; b->copies && i < b->rotation.n_copies * n_ranks; i++)
 		cli_bench_copy_close(&b->copies[i]);
 	for (size_t k = 0; b->series && k < n_ranks; k++) {
 		free(b->series[k].steps);
@@ -185,7 +156,7 @@ static psgd_status warm_up(struct bench *b)
 	size_t n_ranks = b->arguments->n_ranks;
 	psgd_status status = PSGD_OK;
 
-	for (size_t i = 0; i < b->n_copies * n_ranks && status == PSGD_OK; i++) {
+	for (size_t i = 0; i < b->rotation.n_copies * n_ranks && status == PSGD_OK; i++) {
 		struct cli_bench_series *s = &b->series[i % n_ranks];
 		struct cli_bench_times unused;
 
@@ -209,10 +180,12 @@ static psgd_status run_round(struct bench *b, size_t round)
 
 	for (size_t k = 0; k < n_ranks && status == PSGD_OK; k++) {
 		struct cli_bench_series *s = &b->series[k];
-		struct cli_bench_copy *copy = &b->copies[round % b->n_copies * n_ranks + k];
+		struct cli_bench_copy *copy =
+			&b->copies[round % b->rotation.n_copies * n_ranks + k];
 
 		status = cli_bench_floor_run(
-			&b->floors[(round * n_ranks + k) % b->n_floors], copy, &s->floors[round]);
+			&b->floors[(round * n_ranks + k) % b->rotation.n_floors], copy,
+			&s->floors[round]);
 		if (status == PSGD_OK)
 			status = cli_bench_copy_step(copy, &s->steps[round], &s->report);
 	}
@@ -241,19 +214,19 @@ static void print_setting(const struct bench *b)
 	char gradients[32], cache[32], set[32];
 
 	cli_bytes_text(gradients, sizeof(gradients), 4.0 * (double)b->model.n_values);
-	cli_bytes_text(cache, sizeof(cache), (double)b->cache_bytes);
-	cli_bytes_text(set, sizeof(set), (double)b->working_set_bytes);
+	cli_bytes_text(cache, sizeof(cache), (double)b->rotation.cache_bytes);
+	cli_bytes_text(set, sizeof(set), (double)b->rotation.bytes);
 	printf("%s: %zu values in %zu tensors and %zu buckets, %s; %lld rounds\n",
 		b->arguments->model, b->model.n_values, b->model.n_tensors, b->model.n_buckets,
 		gradients, (long long)b->arguments->iterations);
 	printf("threads %lld, isa %s; working set %s (%zu of each rank, %zu of the floor), cache "
 	       "%s\n",
-		(long long)b->arguments->threads, isa_name(b), set, b->n_copies, b->n_floors,
-		cache);
-	if (b->capped)
+		(long long)b->arguments->threads, isa_name(b), set, b->rotation.n_copies,
+		b->rotation.n_floors, cache);
+	if (b->rotation.capped)
 		printf("memory does not suffice for %d times the cache: times may be of warm "
 		       "caches\n",
-			OVER_CACHE);
+			CLI_BENCH_OVER_CACHE);
 	fflush(stdout);
 }
 
@@ -261,14 +234,15 @@ static json_t *to_json(const struct bench *b)
 {
 	return json_pack("{s:s, s:I, s:s, s:I, s:I, s:I, s:b, s:o}", "model", b->arguments->model,
 		"threads", (json_int_t)b->arguments->threads, "isa", isa_name(b), "iterations",
-		(json_int_t)b->arguments->iterations, "cache_bytes", (json_int_t)b->cache_bytes,
-		"working_set_bytes", (json_int_t)b->working_set_bytes, "working_set_capped",
-		b->capped, "results", cli_bench_json(b->figures, b->arguments->n_ranks));
+		(json_int_t)b->arguments->iterations, "cache_bytes",
+		(json_int_t)b->rotation.cache_bytes, "working_set_bytes",
+		(json_int_t)b->rotation.bytes, "working_set_capped", b->rotation.capped, "results",
+		cli_bench_json(b->figures, b->arguments->n_ranks));
 }
 
 static const char *reason(const struct bench *b, psgd_status status)
 {
-	for (size_t i = 0; b->copies && i < b->n_copies * b->arguments->n_ranks; i++) {
+	for (size_t i = 0; b->copies && i < b->rotation.n_copies * b->arguments->n_ranks; i++) {
 		if (*b->copies[i].error)
 			return b->copies[i].error;
 	}
@@ -283,11 +257,13 @@ static int run_bench(struct bench *b)
 
 	if (!cli_bench_model_open(a->model, &b->model))
 		goto failed;
-	if (!choose_copies(b)) {
+	b->rotation.cache_bytes = cli_bench_cache_bytes();
+	if (!cli_bench_rotate(&b->rotation, b->model.block_bytes, a->n_ranks,
+		    cli_bench_available_bytes() / 4 * 3)) {
 		cli_complain("bench: %zu ranks of %s need %s of memory, which is more than can be "
 			     "had: give fewer --ranks",
 			a->n_ranks, a->model,
-			cli_bytes_text(set, sizeof(set), (double)b->working_set_bytes));
+			cli_bytes_text(set, sizeof(set), (double)b->rotation.bytes));
 		return CLI_ENVIRONMENT;
 	}
 	if (!allocate(b))
@@ -372,17 +348,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 				arg, MAX_RANK);
 		return 0;
 	case KEY_THREADS:
-		if (!cli_parse_number(arg, 1, MAX_THREADS, &a->threads))
-			argp_error(state, "--threads: '%s' is not a whole number from 1 to %d", arg,
-				MAX_THREADS);
+		cli_bench_number("--threads", arg, 1, MAX_THREADS, &a->threads, state);
 		return 0;
 	case KEY_ISA:
 		a->isa = find_isa(arg, state);
 		return 0;
 	case KEY_ITERATIONS:
-		if (!cli_parse_number(arg, 1, 100000, &a->iterations))
-			argp_error(state,
-				"--iterations: '%s' is not a whole number from 1 to 100000", arg);
+		cli_bench_number("--iterations", arg, 1, 100000, &a->iterations, state);
 		return 0;
 	case KEY_JSON:
 		a->json = arg;

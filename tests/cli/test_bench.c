@@ -122,6 +122,47 @@ START_TEST(figures_of_two_rounds)
 }
 END_TEST
 
+/* Four blocks pass for each rank of a round: 4 caches of 100 are more than 25 of 4 * 4. */
+START_TEST(memory_takes_turns)
+{
+	struct cli_bench_rotation r = {.cache_bytes = 100};
+
+	ck_assert(cli_bench_rotate(&r, 4, 6, 1000));
+	ck_assert_uint_eq(r.n_floors, 26);
+	ck_assert_uint_eq(r.n_copies, 5);
+	ck_assert_uint_eq(r.bytes, (26 + 5 * 6) * 2 * 4);
+	ck_assert(!r.capped);
+	/* a block that is larger than the cache */
+	ck_assert(cli_bench_rotate(&r, 500, 2, 3000));
+	ck_assert_uint_eq(r.n_floors, 1);
+	ck_assert_uint_eq(r.n_copies, 1);
+	ck_assert(!r.capped);
+}
+END_TEST
+
+START_TEST(memory_that_does_not_suffice)
+{
+	struct cli_bench_rotation r = {.cache_bytes = 100};
+
+	ck_assert(cli_bench_rotate(&r, 4, 6, 300));
+	ck_assert(r.capped);
+	ck_assert_uint_le(r.bytes, 300);
+	ck_assert_uint_ge(r.n_floors, 1);
+	ck_assert_uint_ge(r.n_copies, 1);
+	ck_assert(!cli_bench_rotate(&r, 4, 6, 55));
+	ck_assert_uint_eq(r.bytes, 7 * 2 * 4);
+	ck_assert(cli_bench_rotate(&r, 4, 6, 56));
+}
+END_TEST
+
+/* The cache and the memory of the machine that runs this. */
+START_TEST(what_the_machine_has)
+{
+	ck_assert_uint_ge(cli_bench_cache_bytes(), 1 << 12);
+	ck_assert_uint_ge(cli_bench_available_bytes(), 1 << 20);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("bench");
@@ -131,6 +172,9 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, models_are_laid_out_backwards, 0, CLI_COUNT(models));
 	tcase_add_test(c, figures_of_five_rounds);
 	tcase_add_test(c, figures_of_two_rounds);
+	tcase_add_test(c, memory_takes_turns);
+	tcase_add_test(c, memory_that_does_not_suffice);
+	tcase_add_test(c, what_the_machine_has);
 	suite_add_tcase(s, c);
 	return s;
 }
