@@ -137,7 +137,10 @@ FUNCTIONS = {
 
 
 def load(path):
-    library = ctypes.CDLL(path)
+    try:
+        library = ctypes.CDLL(path)
+    except OSError as error:
+        raise ImportError(f'{error}; PSGD_LIBRARY names the library') from None
     for name, (result, *arguments) in FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments

@@ -2,13 +2,14 @@
 """Trains a small network on two workers of this machine with DistributedDataParallel, over libpsgd
 or over torch's own hooks, and changes the matrix rank twice while it trains.
 
-Ends with 0 only if both workers have the same parameters, bit for bit. Under torchrun it is one
-worker; else it starts two.
+Ends with 0 only if both workers have the same parameters, bit for bit. It starts two workers, or is
+one when RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say which, as under torchrun.
 """
 import argparse
 import os
 import socket
 import sys
+from importlib import util
 
 import torch
 import torch.distributed as dist
@@ -18,8 +19,11 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import (PowerSGDS
                                                                        powerSGD_hook)
 from torch.nn.parallel import DistributedDataParallel
 
-import psgd
-import torch_hook
+try:
+    import psgd
+    import torch_hook
+except ImportError as error:
+    sys.exit(f'train_ddp: {error}')
 
 WORKERS = 2
 CLASSES, BATCH = 10, 32
@@ -162,19 +166,28 @@ def free_port():
         return server.getsockname()[1]
 
 
+def positive(text):
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
     parser.add_argument('--hook', choices=('psgd', 'psgd-exchange', 'torch', 'dense'),
                         default='psgd', help='psgd: the library moves the messages; psgd-exchange: '
                         'torch.distributed moves them; torch: its own PowerSGD; dense: its mean')
-    parser.add_argument('--ranks', type=int, nargs='+', default=[4, 1, 2],
+    parser.add_argument('--ranks', type=positive, nargs='+', default=[4, 1, 2],
                         help='matrix ranks, one after the other (of psgd and psgd-exchange; torch '
                         'keeps the first)')
-    parser.add_argument('--steps', type=int, default=120)
+    parser.add_argument('--steps', type=positive, default=120)
     parser.add_argument('--seed', type=int, default=1)
     parser.add_argument('--plot', metavar='FILE', help='train with libpsgd and with torch at the '
                         'first of the ranks, and write both loss curves (PNG, PDF, SVG)')
     options = parser.parse_args()
+    if options.plot and not util.find_spec('matplotlib'):
+        sys.exit('--plot needs matplotlib (Debian: python3-matplotlib)')
     if 'RANK' in os.environ:
         worker(None, options)
         return

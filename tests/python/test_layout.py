@@ -140,6 +140,10 @@ class Layout(unittest.TestCase):
             with self.assertRaisesRegex(ImportError, 'is of another version'):
                 psgd.load(os.environ['PSGD_LIBRARY'])
 
+    def test_a_library_that_is_not_there(self):
+        with self.assertRaisesRegex(ImportError, 'no-such.so.*PSGD_LIBRARY names the library'):
+            psgd.load('no-such.so')
+
 
 if __name__ == '__main__':
     tap_unittest.main()
