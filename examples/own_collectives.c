@@ -43,7 +43,10 @@ static void run(int worker, const struct psgd_collective *c)
 	free(blocks);
 }
 
-/* An exchange from its beginning to its end. */
+/*
+ * An exchange from its beginning to its end. With several under way, PENDING would say that an
+ * earlier one must go on first.
+ */
 static void complete(int worker, psgd_exchange *exchange, psgd_session *session)
 {
 	struct psgd_collective collective;

@@ -59,7 +59,7 @@ struct psgd_report {
 	int64_t encode_ns, decode_ns, wire_ns;
 	int64_t hidden_wire_ns; /* the part of wire_ns in which the driver thread did not wait */
 	uint64_t raw_bytes;	/* gradients */
-	uint64_t payload_bytes; /* messages of the buckets */
+	uint64_t payload_bytes; /* messages of the buckets; of an all-gather, the own block */
 	uint64_t control_bytes; /* payload of agreements, observations, ranks */
 	uint64_t sent_bytes;	/* what the transport sent for all of these */
 	double grad_norm;	/* of the mean gradient; NaN without PSGD_SESSION_GRAD_NORM */
