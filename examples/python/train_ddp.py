@@ -27,7 +27,7 @@ except ImportError as error:
 
 WORKERS = 2
 CLASSES, BATCH = 10, 32
-SMALL_MB, LARGE_MB = 0.05, 1000  # of a bucket: several, or all in one
+SMALL_MB, LARGE_MB = 0.005, 1000  # of a bucket: several, or all in one
 
 
 def network():
