@@ -200,25 +200,39 @@ static psgd_status pool_back_data(
 	return nn_run(net->nn, cell->back_data, &data, &net->error);
 }
 
+/*
+ * Element by element, some at a time: results often take the place of an operand, which a
+ * compiler that is to find the vectors itself has to fear. Every buffer is aligned and padded.
+ */
+typedef float lanes __attribute__((vector_size(16), may_alias));
+typedef int32_t bits __attribute__((vector_size(16), may_alias));
+
+#define LANES (sizeof(lanes) / sizeof(float))
+
+/* a + b, or a alone when b is NULL. */
+static inline lanes sum_at(const float *a, const float *b, size_t i)
+{
+	lanes sum = *(const lanes *)(a + i);
+
+	if (b)
+		sum += *(const lanes *)(b + i);
+	return sum;
+}
+
 /* A NaN stays one: training that has diverged must show. */
 static psgd_status relu_forward(
 	struct net *net, const struct net_layer *layer, struct net_cell *cell, float *running)
 {
 	size_t n = net_values(&layer->out, cell->batch);
-	const float *a = cell->x[0], *b = cell->x[1];
-	float *y = cell->y;
+	const lanes zero = {0};
 
 	(void)net;
 	(void)running;
-	if (b)
-		for (size_t i = 0; i < n; i++) {
-			float sum = a[i] + b[i];
+	for (size_t i = 0; i < n; i += LANES) {
+		lanes sum = sum_at(cell->x[0], cell->x[1], i);
 
-			y[i] = sum < 0.0f ? 0.0f : sum;
-		}
-	else
-		for (size_t i = 0; i < n; i++)
-			y[i] = a[i] < 0.0f ? 0.0f : a[i];
+		*(bits *)(cell->y + i) = (bits)sum & ~(sum < zero);
+	}
 	return PSGD_OK;
 }
 
@@ -227,26 +241,21 @@ static psgd_status relu_back_data(
 	struct net *net, const struct net_layer *layer, struct net_cell *cell)
 {
 	size_t n = net_values(&layer->out, cell->batch);
-	const float *y = cell->y, *a = cell->part[0], *b = cell->part[1];
-	float *dx = cell->dx;
+	const lanes zero = {0};
 
 	(void)net;
-	if (b)
-		for (size_t i = 0; i < n; i++) {
-			float sum = a[i] + b[i];
+	for (size_t i = 0; i < n; i += LANES) {
+		lanes sum = sum_at(cell->part[0], cell->part[1], i);
 
-			dx[i] = y[i] > 0.0f ? sum : 0.0f;
-		}
-	else
-		for (size_t i = 0; i < n; i++)
-			dx[i] = y[i] > 0.0f ? a[i] : 0.0f;
+		*(bits *)(cell->dx + i) = (bits)sum & (*(const lanes *)(cell->y + i) > zero);
+	}
 	return PSGD_OK;
 }
 
 void layer_sum(float *out, const float *a, const float *b, size_t n)
 {
-	for (size_t i = 0; i < n; i++)
-		out[i] = a[i] + b[i];
+	for (size_t i = 0; i < n; i += LANES)
+		*(lanes *)(out + i) = sum_at(a, b, i);
 }
 
 const struct layer_kind layer_dense = {.keeps_x = true,

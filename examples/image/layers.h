@@ -28,7 +28,7 @@ struct layer_kind {
 /* layer_relu adds first, when it has two inputs. */
 extern const struct layer_kind layer_dense, layer_conv, layer_norm, layer_relu, layer_pool;
 
-/* out = a + b; out may be one of them. */
+/* out = a + b; out may be one of them. All are padded as net_padded says. */
 void layer_sum(float *out, const float *a, const float *b, size_t n);
 
 #endif
