@@ -95,7 +95,7 @@ static void add_average(struct net *net)
 	net_add_dense(net, "b", 3);
 }
 
-/* Shortcuts as they are, by a projection, over a value that is the net's input, one in another. */
+/* Shortcuts as they are, by a projection, from the net's input; joins that join one value. */
 static void add_joins(struct net *net)
 {
 	size_t start, branch;
@@ -117,7 +117,9 @@ static void add_joins(struct net *net)
 	net_add_join(net, branch);
 	start = net->top;
 	net_add_conv(net, "i", 32, 1, 1);
+	branch = net->top;
 	net_add_join(net, start);
+	net_add_join(net, branch);
 	net_add_dense(net, "j", 3);
 }
 
