@@ -233,7 +233,7 @@ START_TEST(test_gradients)
 			wrong += pow(net.grads[i] - slope, 2);
 			size += slope * slope;
 		}
-		ck_assert_msg(size > 0.0 && sqrt(wrong / size) < 1e-5,
+		ck_assert_msg(size > 0.0 && sqrt(wrong / size) < 5e-5,
 			"net %d, %s: relative error %g of %g", _i, tensor->name, sqrt(wrong / size),
 			sqrt(size));
 	}
