@@ -44,6 +44,8 @@ INLINE void project_block(const struct psgd__matrix *x, const struct block *b, c
 		for (int a = 0; a < rows; a++) {
 			v[a] = load(g + a * x->m + k);
 			if (absorb) {
+				ahead(g, (a + rows) * x->m + k);
+				ahead(e, (a + rows) * x->m + k);
 				v[a] = v[a] + load(e + a * x->m + k);
 				store(g + a * x->m + k, v[a]);
 			}
@@ -146,8 +148,8 @@ void ISA(project)(const struct psgd__matrix *x, int64_t from, int64_t to)
 }
 
 /* q += p g over a block. */
-INLINE void back_block(
-	const struct psgd__matrix *x, const struct block *b, const int rows, const int cols)
+INLINE void back_block(const struct psgd__matrix *x, const struct block *b, const int rows,
+	const int cols, const bool first)
 {
 	const float *g = x->g + b->i * x->m;
 	float *q = x->q + b->c * x->m;
@@ -165,8 +167,11 @@ INLINE void back_block(
 		vec v[ROWS];
 
 		UNROLL
-		for (int a = 0; a < rows; a++)
+		for (int a = 0; a < rows; a++) {
 			v[a] = load(g + a * x->m + k);
+			if (first)
+				ahead(g, (a + rows) * x->m + k);
+		}
 		UNROLL
 		for (int c = 0; c < cols; c++) {
 			vec s = load(q + c * x->m + k);
@@ -185,15 +190,17 @@ INLINE void back_block(
 	}
 }
 
+/* While the first columns walk a block, the next one is fetched. */
 #define BACK(cols)                                                                                 \
 	static void back_##cols(const struct psgd__matrix *x, struct block b, int64_t rows)        \
 	{                                                                                          \
-		if (rows == ROWS) {                                                                \
-			back_block(x, &b, ROWS, cols);                                             \
-			return;                                                                    \
-		}                                                                                  \
-		for (const int64_t end = b.i + rows; b.i < end; b.i++)                             \
-			back_block(x, &b, 1, cols);                                                \
+		if (rows == ROWS && b.c == 0)                                                      \
+			back_block(x, &b, ROWS, cols, true);                                       \
+		else if (rows == ROWS)                                                             \
+			back_block(x, &b, ROWS, cols, false);                                      \
+		else                                                                               \
+			for (const int64_t end = b.i + rows; b.i < end; b.i++)                     \
+				back_block(x, &b, 1, cols, false);                                 \
 	}
 
 BACK(1)
