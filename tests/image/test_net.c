@@ -62,7 +62,7 @@ static void add_conv(struct net *net)
 static void add_windows(struct net *net)
 {
 	net_add_conv(net, "a", 16, 7, 2);
-	net_add_conv(net, "b", 32, 1, 1);
+	net_add_conv(net, "b", 16, 1, 1);
 	net_add_conv(net, "c", 16, 3, 2);
 	net_add_conv(net, "d", 5, 1, 2);
 	net_add_dense(net, "e", 3);
@@ -108,15 +108,15 @@ static void add_joins(struct net *net)
 	net_add_norm(net, "d", false);
 	net_add_join(net, start);
 	start = net->top;
-	net_add_conv(net, "e", 32, 3, 2);
+	net_add_conv(net, "e", 16, 3, 2);
 	net_add_norm(net, "f", false);
 	branch = net->top;
 	net->top = start;
-	net_add_conv(net, "g", 32, 1, 2);
+	net_add_conv(net, "g", 16, 1, 2);
 	net_add_norm(net, "h", false);
 	net_add_join(net, branch);
 	start = net->top;
-	net_add_conv(net, "i", 32, 1, 1);
+	net_add_conv(net, "i", 16, 1, 1);
 	branch = net->top;
 	net_add_join(net, start);
 	net_add_join(net, branch);
