@@ -153,7 +153,10 @@ PSGD_API void psgd_session_error(psgd_session *session, char *text, size_t bytes
 /* Makes all waiting calls fail soon, here and on the peers. Any thread. */
 PSGD_API void psgd_session_abort(psgd_session *session);
 
-/* Ends a session and sets *session to NULL; work in flight is aborted. NULL is fine. */
+/*
+ * Ends a session and sets *session to NULL; work in flight is aborted. Between two steps the last
+ * decision on ranks is let through first, for up to 60 s. NULL is fine.
+ */
 PSGD_API void psgd_session_close(psgd_session **session);
 
 PSGD_END
