@@ -77,6 +77,7 @@ static psgd_status make_kit(struct crew_worker *w, struct kit *kit)
 
 	cpu.alloc = fault_alloc;
 	cpu.free = fault_free;
+	cpu.threads = v->threads;
 	TRY_TWICE(w, psgd_device_cpu(&cpu, &kit->device));
 	o.device = &kit->device;
 	o.transport = &w->local;

@@ -9,7 +9,7 @@
 
 struct crew_variant {
 	const char *name;
-	uint32_t n_workers, flags, rank;
+	uint32_t n_workers, flags, rank, threads;
 	bool powersgd, controlled, shaped;
 };
 

@@ -16,8 +16,8 @@ static const struct crew_variant variants[] = {
 	{"dense, 2 workers", .n_workers = 2},
 	{"powersgd, 2 workers", .n_workers = 2, .powersgd = true, .rank = 2,
 		.flags = PSGD_SESSION_NO_OVERLAP | PSGD_SESSION_GRAD_NORM},
-	{"controlled, 2 workers", .n_workers = 2, .powersgd = true, .controlled = true,
-		.flags = PSGD_SESSION_GRAD_SUM},
+	{"controlled, 2 workers", .n_workers = 2, .threads = 3, .powersgd = true,
+		.controlled = true, .flags = PSGD_SESSION_GRAD_SUM},
 	{"controlled, 3 workers, shaped", .n_workers = 3, .powersgd = true, .controlled = true,
 		.shaped = true},
 };

@@ -295,6 +295,13 @@ END_TEST
 
 /* ---- sessions of one process do not know of each other ---- */
 
+static void dress_in_one_device(void *user, uint32_t worker, struct psgd_session_options *options)
+{
+	(void)worker;
+	options->device = user;
+}
+
+/* In every other round all of them compute on one device, whose threads serve who comes first. */
 START_TEST(crews_side_by_side)
 {
 	static const struct crew_variant variants[] = {
@@ -308,7 +315,12 @@ START_TEST(crews_side_by_side)
 	};
 	enum { N = sizeof(variants) / sizeof(variants[0]) };
 	static struct crew crews[N];
+	struct psgd_device_cpu_options cpu = PSGD_INIT(psgd_device_cpu_options);
+	struct psgd_device device;
 	uint64_t alone[N];
+
+	cpu.threads = 3;
+	ck_assert_int_eq(psgd_device_cpu(&cpu, &device), PSGD_OK);
 
 	for (int i = 0; i < N; i++) {
 		crew_start(&crews[i], &variants[i]);
@@ -321,6 +333,10 @@ START_TEST(crews_side_by_side)
 	for (int round = 0; round < 10; round++) {
 		for (int i = 0; i < N; i++)
 			crew_start(&crews[i], &variants[i]);
+		for (int i = 0; i < N; i++) {
+			crews[i].dress = round % 2 ? dress_in_one_device : NULL;
+			crews[i].user = &device;
+		}
 		for (int i = 0; i < N; i++)
 			crew_go(&crews[i]);
 		for (int i = 0; i < N; i++)
@@ -336,6 +352,7 @@ START_TEST(crews_side_by_side)
 			}
 		}
 	}
+	psgd_device_destroy(&device);
 	ck_assert_int_eq(fault_device_blocks(), 0);
 }
 END_TEST

@@ -25,7 +25,7 @@ static struct cluster cluster_of(int i, uint32_t least, void (*run)(struct worke
 		.run = run,
 		NO_KILL};
 }
-#define N_CASES(least) (N_TESTED * (MOST - (least) + 1))
+#define N_CASES(least) (N_KINDS * (MOST - (least) + 1))
 
 static void run_random(struct worker *w)
 {
