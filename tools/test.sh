@@ -23,7 +23,10 @@ for argument in "$@"; do
         ;;
     --sanitize)
         build=$build-sanitize
-        options+=("-Db_sanitize=address,undefined")
+        # Instrumented code makes the compiler warn of what cannot happen.
+        options+=("-Db_sanitize=address,undefined" -Dwerror=false)
+        # Undefined behaviour is only a remark otherwise.
+        export UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1
         multiplier=6
         ;;
     --core)
@@ -32,7 +35,7 @@ for argument in "$@"; do
     --thread)
         build=$build-thread
         options=(--auto-features=disabled -Dtests=enabled --buildtype=debugoptimized
-            "-Db_sanitize=thread")
+            "-Db_sanitize=thread" -Dwerror=false)
         suites=(--suite engine --suite conformance --no-suite timing)
         multiplier=6
         # Its map of memory does not fit what some kernels make of addresses.
