@@ -160,10 +160,19 @@ static psgd_status one_step(struct crew_worker *w, psgd_session *s, int step)
 	return PSGD_OK;
 }
 
+static void publish(struct crew_worker *w, psgd_session *session)
+{
+	pthread_mutex_lock(&w->lock);
+	w->open = session;
+	pthread_mutex_unlock(&w->lock);
+}
+
 static psgd_status train(struct crew_worker *w, struct kit *kit)
 {
 	struct psgd_memory memory = PSGD_INIT(psgd_memory);
 	psgd_status status = make_kit(w, kit);
+
+	publish(w, kit->session);
 
 	for (int step = 0; step < STEPS && status >= 0; step++) {
 		grads_fill(&w->grads, (uint64_t)step * 10 + w->index);
@@ -192,6 +201,7 @@ static void *work(void *user)
 	if (w->status < 0 && w->error[0] &&
 		psgd_session_finish_step(kit.session, NULL, NULL) != w->status)
 		w->loose = true;
+	publish(w, NULL);
 	end_kit(&kit);
 	psgd_transport_destroy(&w->local);
 	grads_free(&w->grads);
@@ -212,6 +222,7 @@ void crew_start(struct crew *crew, const struct crew_variant *variant)
 		w->crew = crew;
 		w->local = local[i];
 		w->index = i;
+		pthread_mutex_init(&w->lock, NULL);
 		ck_assert_int_eq(pthread_create(&w->thread, NULL, work, w), 0);
 	}
 }
@@ -225,5 +236,16 @@ void crew_join(struct crew *crew)
 {
 	for (uint32_t i = 0; i < crew->variant->n_workers; i++)
 		pthread_join(crew->workers[i].thread, NULL);
+	for (uint32_t i = 0; i < crew->variant->n_workers; i++)
+		pthread_mutex_destroy(&crew->workers[i].lock);
 	pthread_barrier_destroy(&crew->barrier);
+}
+
+void crew_abort(struct crew *crew, uint32_t worker)
+{
+	struct crew_worker *w = &crew->workers[worker];
+
+	pthread_mutex_lock(&w->lock);
+	psgd_session_abort(w->open);
+	pthread_mutex_unlock(&w->lock);
 }

@@ -21,6 +21,8 @@ struct crew_worker {
 	uint32_t index;
 	pthread_t thread;
 	struct grads grads;
+	pthread_mutex_t lock;
+	psgd_session *open; /* while it may be aborted by others; guarded */
 	/* What came of it. */
 	psgd_status status;
 	const char *where; /* the call that failed */
@@ -43,5 +45,8 @@ struct crew {
 void crew_start(struct crew *crew, const struct crew_variant *variant);
 void crew_go(struct crew *crew);
 void crew_join(struct crew *crew);
+
+/* Aborts a worker's session, if there is one now. From the thread that calls crew_join. */
+void crew_abort(struct crew *crew, uint32_t worker);
 
 #endif

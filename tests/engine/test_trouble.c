@@ -357,6 +357,53 @@ START_TEST(crews_side_by_side)
 }
 END_TEST
 
+/* ---- an abort may come at any moment ---- */
+
+START_TEST(aborts_at_any_moment)
+{
+	static const struct crew_variant variants[] = {
+		{"plain", .n_workers = 2, .powersgd = true, .rank = 2},
+		{"controlled", .n_workers = 3, .powersgd = true, .controlled = true, .rank = 2,
+			.flags = PSGD_SESSION_GRAD_SUM | PSGD_SESSION_NO_OVERLAP},
+		{"shaped", .n_workers = 2, .powersgd = true, .shaped = true, .rank = 2},
+	};
+	const struct crew_variant *v = &variants[_i];
+	struct rng rng = {(uint64_t)_i + 1};
+	int64_t clean_ns = now_ns();
+	struct crew crew;
+	int cut = 0;
+
+	crew_start(&crew, v);
+	crew_go(&crew);
+	crew_join(&crew);
+	clean_ns = now_ns() - clean_ns;
+	for (int run = 0; run < 80; run++) {
+		uint32_t who = rng_range(&rng, 0, v->n_workers - 1);
+		int64_t start = now_ns();
+
+		crew_start(&crew, v);
+		crew_go(&crew);
+		sleep_ns((int64_t)rng_range(&rng, 0, 999) * clean_ns / 1000);
+		crew_abort(&crew, who);
+		crew_join(&crew);
+		ck_assert_int_lt(now_ns() - start, 20 * SECONDS);
+		for (uint32_t i = 0; i < v->n_workers; i++) {
+			const struct crew_worker *w = &crew.workers[i];
+
+			ck_assert_msg(w->status >= 0 || w->status == PSGD_ERR_PEER_LOST ||
+					      w->status == PSGD_ERR_TRANSPORT ||
+					      (i == who && w->status == PSGD_ERR_FAILED),
+				"%s, run %d: worker %u: %s: %s (%s)", v->name, run, i, w->where,
+				psgd_status_name(w->status), w->error);
+			ck_assert(w->status < 0 || !w->loose);
+			cut += w->status == PSGD_ERR_FAILED;
+		}
+		ck_assert_int_eq(fault_device_blocks(), 0);
+	}
+	ck_assert_int_gt(cut, 5);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("trouble");
@@ -367,6 +414,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, aborts_end_every_wait, 0, N_WAITING);
 	tcase_add_loop_test(c, close_without_the_peer, 0, 2);
 	tcase_add_test(c, crews_side_by_side);
+	tcase_add_loop_test(c, aborts_at_any_moment, 0, 3);
 	suite_add_tcase(s, c);
 	return s;
 }
