@@ -505,9 +505,16 @@ START_TEST(wrong_order)
 	o.controller = NULL;
 	ck_assert_int_eq(psgd_session_open(grads_tensors, TENSORS, &o, &s), PSGD_OK);
 	REFUSES(UNSUPPORTED, psgd_session_set_ranks(s, ranks, TENSORS));
-	/* In an open step too: the order of the checks is nobody's business, refusal is. */
+	psgd_session_close(&s);
+
+	/* Ranks change between steps only; and a session that has failed says so. */
+	psgd_compressor_destroy(&compressor);
+	ck_assert_int_eq(psgd_compressor_powersgd(NULL, &compressor), PSGD_OK);
+	ck_assert_int_eq(psgd_session_open(grads_tensors, TENSORS, &o, &s), PSGD_OK);
+	ck_assert_int_eq(psgd_session_set_ranks(s, ranks, TENSORS), PSGD_OK);
+	REFUSES(INVALID, psgd_session_set_ranks(s, ranks, TENSORS + 1));
 	ck_assert_int_eq(psgd_exchange_begin(s, &bucket, NULL, &x), PSGD_OK);
-	ck_assert_int_lt(psgd_session_set_ranks(s, ranks, TENSORS), 0);
+	REFUSES(STATE, psgd_session_set_ranks(s, ranks, TENSORS));
 	psgd_session_abort(s);
 	REFUSES(FAILED, psgd_exchange_next(x, &c));
 	REFUSES(FAILED, psgd_exchange_begin(s, &bucket, NULL, &end));
