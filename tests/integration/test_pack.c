@@ -86,6 +86,27 @@ START_TEST(validate_sees_three_channels)
 }
 END_TEST
 
+/* Needs no images. */
+START_TEST(shipped_files_are_valid)
+{
+	static const char *const methods[] = {"dense", "r1", "r4", "adaptive"};
+	const char *configs = getenv("CONFIGS");
+
+	ck_assert_ptr_nonnull(configs);
+	for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++) {
+		struct ended ended;
+		char line[512];
+
+		snprintf(line, sizeof(line), "validate %s/cifar10/resnet20_%s.yaml", configs,
+			methods[i]);
+		ended = run_psgd(line, 20);
+		ck_assert_msg(ended.code == 0, "%s", ended.err);
+		ck_assert_ptr_nonnull(strstr(ended.out, "resnet20: 272474 parameters"));
+		ck_assert_ptr_nonnull(strstr(ended.out, " 1089896 "));
+	}
+}
+END_TEST
+
 #define SEE "\nTry `psgd-train-image --help' or `psgd-train-image --usage' for more"
 
 static const struct {
@@ -163,6 +184,7 @@ static Suite *suite(void)
 	tcase_add_checked_fixture(t, enter, leave_folder);
 	tcase_add_test(t, packed_images_train);
 	tcase_add_test(t, validate_sees_three_channels);
+	tcase_add_test(t, shipped_files_are_valid);
 	tcase_add_loop_test(
 		t, refused_by_the_trainer, 0, (int)(sizeof(refused) / sizeof(refused[0])));
 	tcase_add_loop_test(t, signal_leaves_nothing, 0, 3);
