@@ -86,8 +86,9 @@ void resnet_add(struct net *net, const struct resnet *model, bool imagenet, unsi
 		net_add_pool(net, 3, 2, 1);
 	for (unsigned stage = 0; stage < model->stages; stage++, width *= 2)
 		for (unsigned i = 0; i < model->blocks[stage] && !net->status; i++) {
-			(void)snprintf(
-				names.block, sizeof(names.block), "layer%u.%u", stage + 1, i);
+			/* Below 256, so that the compiler sees that the name fits. */
+			(void)snprintf(names.block, sizeof(names.block), "layer%u.%u",
+				(stage + 1) & 0xff, i & 0xff);
 			add_block(net, model, &names, width, stage > 0 && i == 0 ? 2 : 1);
 		}
 	net_add_average(net);
