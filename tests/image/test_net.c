@@ -146,13 +146,13 @@ static void (*const builders[])(struct net *) = {add_dense, add_relu, add_conv, 
 #define N_BUILDERS ((int)(sizeof(builders) / sizeof(builders[0])))
 #define BATCH 5
 
-static struct net_plan *build(struct net *net, int which)
+static struct net_plan *build_from(
+	struct net *net, void (*add)(struct net *), const struct nn_shape *in)
 {
-	const struct nn_shape in = {.c = 2, .h = 5, .w = 6};
 	struct net_plan *plan;
 
-	net_begin(net, nn, &in);
-	builders[which](net);
+	net_begin(net, nn, in);
+	add(net);
 	ck_assert_int_eq(net_end(net, 3), PSGD_OK);
 	/* Constants would hide a wrong index. */
 	for (size_t i = 0; i < net->n_tensors; i++) {
@@ -167,8 +167,13 @@ static struct net_plan *build(struct net *net, int which)
 	}
 	plan = net_prepare(net, BATCH, true);
 	ck_assert_ptr_nonnull(plan);
-	noise(plan->input, BATCH * 2 * 5 * 6, 100);
+	noise(plan->input, net_values(in, BATCH), 100);
 	return plan;
+}
+
+static struct net_plan *build(struct net *net, int which)
+{
+	return build_from(net, builders[which], &(struct nn_shape){.c = 2, .h = 5, .w = 6});
 }
 
 static size_t n_outputs(const struct net *net)
@@ -237,6 +242,76 @@ START_TEST(test_gradients)
 			"net %d, %s: relative error %g of %g", _i, tensor->name, sqrt(wrong / size),
 			sqrt(size));
 	}
+	free(weights);
+	free(params);
+	net_free(&net);
+}
+END_TEST
+
+/*
+ * Wide enough for the convolutions that training mostly consists of, too large for a difference
+ * by each parameter: each tensor by its gradient's direction, along which the slope is its square.
+ */
+static void add_wide(struct net *net)
+{
+	size_t start;
+
+	net_add_conv(net, "a", 32, 3, 1);
+	net_add_norm(net, "b", true);
+	start = net->top;
+	net_add_conv(net, "c", 64, 3, 1);
+	net_add_norm(net, "d", true);
+	net_add_conv(net, "e", 32, 3, 1);
+	net_add_join(net, start);
+	net_add_dense(net, "f", 3);
+}
+
+static double along(const struct net *net, const double *params, const float *direction,
+	double step, const float *images, const float *weights)
+{
+	double *moved = malloc(net->n_params * sizeof(*moved)), slope = 0.0;
+
+	for (int sign = -1; sign <= 1; sign += 2) {
+		for (size_t i = 0; i < net->n_params; i++)
+			moved[i] = params[i] + sign * step * direction[i];
+		slope += sign * objective(net, moved, images, weights) / (2.0 * step);
+	}
+	free(moved);
+	return slope;
+}
+
+START_TEST(test_wide)
+{
+	struct net net;
+	struct net_plan *plan =
+		build_from(&net, add_wide, &(struct nn_shape){.c = 16, .h = 14, .w = 15});
+	double *params = widen(net.params, net.n_params), *expected;
+	float *weights = malloc(n_outputs(&net) * sizeof(float)), *direction;
+
+	expected = reference_forward(&net, params, plan->input, BATCH, NULL);
+	noise(weights, n_outputs(&net), 200);
+	ck_assert_int_eq(net_forward(&net, plan, NULL), PSGD_OK);
+	for (size_t i = 0; i < n_outputs(&net); i++)
+		ck_assert_double_eq_tol(plan->output[i], expected[i], 1e-4);
+	memcpy(plan->diff_start, weights, n_outputs(&net) * sizeof(float));
+	ck_assert_int_eq(net_backward(&net, plan, NULL, NULL), PSGD_OK);
+	direction = calloc(net.n_params, sizeof(float));
+	for (size_t t = 0; t < net.n_tensors; t++) {
+		size_t begin = net.tensor[t].offset, end = begin + net.tensor[t].count;
+		double square = 0.0, slope;
+
+		for (size_t i = begin; i < end; i++) {
+			direction[i] = net.grads[i];
+			square += (double)net.grads[i] * net.grads[i];
+		}
+		slope = along(&net, params, direction, 1e-7 / sqrt(square), plan->input, weights);
+		ck_assert_msg(square > 0.0 && fabs(slope / square - 1.0) < 1e-4,
+			"%s: slope %g along the gradient, not %g", net.tensor[t].name, slope,
+			square);
+		memset(direction + begin, 0, (end - begin) * sizeof(float));
+	}
+	free(direction);
+	free(expected);
 	free(weights);
 	free(params);
 	net_free(&net);
@@ -399,6 +474,7 @@ static Suite *suite(void)
 	tcase_set_timeout(c, 60);
 	tcase_add_loop_test(c, test_forward, 0, N_BUILDERS);
 	tcase_add_loop_test(c, test_gradients, 0, N_BUILDERS);
+	tcase_add_test(c, test_wide);
 	tcase_add_loop_test(c, test_order, 0, N_BUILDERS);
 	tcase_add_test(c, test_callback_failure);
 	tcase_add_test(c, test_running_statistics);
