@@ -4,7 +4,7 @@
 # usage: tools/test.sh [--slow] [--sanitize] [--clang] [--core]
 #        tools/test.sh --thread
 # --sanitize: address and undefined behaviour. --core: the core library's suites alone.
-# --thread: its threads under the thread sanitizer, without Gloo, which synchronizes by atomics that
+# --thread: all that has threads in it, under the thread sanitizer; without Gloo, which synchronizes by atomics that
 # were compiled without it; and without what is a matter of milliseconds.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -36,7 +36,7 @@ for argument in "$@"; do
         build=$build-thread
         options=(--auto-features=disabled -Dtests=enabled --buildtype=debugoptimized
             "-Db_sanitize=thread" -Dwerror=false)
-        suites=(--suite engine --suite conformance --no-suite timing)
+        suites=(--suite engine --suite conformance --suite kernels --no-suite timing)
         multiplier=6
         # Its map of memory does not fit what some kernels make of addresses.
         if setarch "$(uname -m)" -R true 2>/dev/null; then

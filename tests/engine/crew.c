@@ -132,7 +132,7 @@ static psgd_status talk(struct crew_worker *w, psgd_session *s)
 
 static psgd_status one_step(struct crew_worker *w, psgd_session *s, int step)
 {
-	static const int cuts[] = {0, 2, 3, TENSORS};
+	static const int cuts[] = {0, 3, 4, TENSORS}; /* the first has two matrices */
 	static const uint32_t ranks[TENSORS] = {3, 1, 0, 2, 1};
 	struct psgd_step_info info = PSGD_INIT(psgd_step_info);
 	struct psgd_report report = PSGD_INIT(psgd_report);
