@@ -3,13 +3,22 @@
 
 #include <string.h>
 
+/* Fewer of large images: a batch's values are memory. */
+static size_t evaluation_batch(const struct nn_shape *image)
+{
+	size_t most = EVALUATION_PIXELS / (size_t)(image->h * image->w);
+
+	return most < 1 ? 1 : most > EVALUATION_BATCH ? EVALUATION_BATCH : most;
+}
+
 static psgd_status evaluate_range(
 	struct trainer *trainer, size_t begin, size_t end, struct loss *loss)
 {
 	struct net *net = &trainer->net;
+	size_t batch = evaluation_batch(&net->in);
 
 	while (begin < end) {
-		size_t n = end - begin < EVALUATION_BATCH ? end - begin : EVALUATION_BATCH;
+		size_t n = end - begin < batch ? end - begin : batch;
 		struct net_plan *plan = net_prepare(net, (int64_t)n, false);
 		psgd_status status;
 

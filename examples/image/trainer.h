@@ -42,7 +42,8 @@ struct trainer {
 	double grad_sum_norm; /* of the epoch's last step */
 };
 
-#define EVALUATION_BATCH 250
+#define EVALUATION_BATCH 250 /* at most */
+#define EVALUATION_PIXELS ((size_t)EVALUATION_BATCH * 64 * 64)
 
 /* What the workers know together after an epoch. */
 struct evaluation {
