@@ -4,8 +4,8 @@
 # usage: tools/test.sh [--slow] [--sanitize] [--clang] [--core]
 #        tools/test.sh --thread
 # --sanitize: address and undefined behaviour. --core: the core library's suites alone.
-# --thread: all that has threads in it, under the thread sanitizer; without Gloo, which synchronizes by atomics that
-# were compiled without it; and without what is a matter of milliseconds.
+# --thread: what has threads in it, under the thread sanitizer. Without Gloo, which synchronizes by
+# atomics that were compiled without it, and without what is a matter of milliseconds.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 # shellcheck source=tools/common.sh
