@@ -196,13 +196,22 @@ static double objective(
 START_TEST(test_forward)
 {
 	struct net net;
-	struct net_plan *plan = build(&net, _i);
+	struct net_plan *plan = build(&net, _i), *inference;
 	double *params = widen(net.params, net.n_params), *expected;
 
 	expected = reference_forward(&net, params, plan->input, BATCH, NULL);
 	ck_assert_int_eq(net_forward(&net, plan, NULL), PSGD_OK);
 	for (size_t i = 0; i < n_outputs(&net); i++)
 		ck_assert_double_eq_tol(plan->output[i], expected[i], 2e-5);
+	free(expected);
+	/* And with the running statistics, which one step has moved from where they began. */
+	inference = net_prepare(&net, BATCH, false);
+	ck_assert_ptr_nonnull(inference);
+	memcpy(inference->input, plan->input, net_values(&net.in, BATCH) * sizeof(float));
+	expected = reference_forward(&net, params, plan->input, BATCH, net.running);
+	ck_assert_int_eq(net_forward(&net, inference, NULL), PSGD_OK);
+	for (size_t i = 0; i < n_outputs(&net); i++)
+		ck_assert_double_eq_tol(inference->output[i], expected[i], 2e-5);
 	free(expected);
 	free(params);
 	net_free(&net);
