@@ -51,10 +51,10 @@ def memory_kib(field):
 
 
 class Side:
-    """One of the two hooks: its model, and the time of its steps from gradients ready on all
-    workers to mean in place."""
+    """One of the two hooks: its model, and when its steps went from gradients ready to mean in
+    place. The clock is the same in all processes of a machine."""
     def __init__(self, shapes, bucket_mb):
-        self.seconds = 0.0
+        self.span = None
         self.start = None
         self.transient_kib = 0  # memory of the last step that it gave back at its end
         self.measure_memory = False
@@ -80,7 +80,7 @@ class Side:
         self.start = time.perf_counter()
 
     def after(self):
-        self.seconds = time.perf_counter() - self.start
+        self.span = self.start, time.perf_counter()
         self.start = None
         if self.measure_memory:
             self.transient_kib = memory_kib('VmHWM') - self.kib
@@ -181,12 +181,12 @@ def measure(shapes, rank, steps, bucket_mb):
         if START <= step < START + CHECKED:
             deviations.append(deviation(*(side.outputs() for side in sides)))
         if step >= first:
-            times.append([side.seconds for side in sides])
+            times.append([side.span for side in sides])
     memory = [side.extra_bytes(pool[0]) for side in sides]
     for side in sides:
         side.close()
     seen = [None] * dist.get_world_size()
-    dist.all_gather_object(seen, {'seconds': times, 'deviations': deviations, 'bytes': memory})
+    dist.all_gather_object(seen, {'spans': times, 'deviations': deviations, 'bytes': memory})
     return {'rank': rank, 'workers': seen, 'report': report_of(sides[0].state.report)}
 
 
