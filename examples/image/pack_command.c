@@ -31,6 +31,15 @@ static psgd_status on_progress(void *user, size_t done, size_t total)
 	return PSGD_OK;
 }
 
+/* What the caller ignores, as nohup does with SIGHUP, stays ignored. */
+static void hold(sigset_t *held, int number)
+{
+	struct sigaction now;
+
+	if (!sigaction(number, NULL, &now) && now.sa_handler != SIG_IGN)
+		(void)sigaddset(held, number);
+}
+
 psgd_status pack_command(const char *from, const char *to, struct image_error *error)
 {
 	struct watch watch = {.terminal = isatty(STDERR_FILENO) == 1, .error = error};
@@ -39,9 +48,9 @@ psgd_status pack_command(const char *from, const char *to, struct image_error *e
 	psgd_status status;
 
 	(void)sigemptyset(&held);
-	(void)sigaddset(&held, SIGINT);
-	(void)sigaddset(&held, SIGTERM);
-	(void)sigaddset(&held, SIGHUP);
+	hold(&held, SIGINT);
+	hold(&held, SIGTERM);
+	hold(&held, SIGHUP);
 	(void)sigprocmask(SIG_BLOCK, &held, &before);
 	status = pack_images(from, to, on_progress, &watch, &packed, error);
 	if (watch.terminal)

@@ -6,6 +6,7 @@ that PSGD_LIBRARY names, else the one that the loader finds.
 """
 import ctypes
 import os
+import weakref
 from ctypes import (CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_double, c_float, c_int,
                     c_int64, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p)
 
@@ -213,6 +214,10 @@ class Gloo:
     __del__ = close
 
 
+def close_session(session, *_borrowed):
+    lib.psgd_session_close(byref(session))
+
+
 class Session:
     """A session over `shapes`: tensor i has the dimensions shapes[i] and the id i.
 
@@ -221,7 +226,6 @@ class Session:
     """
     def __init__(self, shapes, compressor, transport=None, worker=0, n_workers=0):
         self.c = c_void_p()
-        self.keep = compressor, transport  # borrowed by the library
         tensors = (psgd_tensor * len(shapes))()
         for number, (tensor, shape) in enumerate(zip(tensors, shapes)):
             if len(shape) > PSGD_MAX_DIMS:
@@ -234,11 +238,8 @@ class Session:
             transport=ctypes.pointer(transport.c) if transport else None,
             worker=worker, n_workers=n_workers)
         check(lib.psgd_session_open(tensors, len(shapes), byref(options), byref(self.c)))
-
-    def close(self):
-        lib.psgd_session_close(byref(self.c))
-
-    __del__ = close
+        # The library borrows the parts: they outlive the session in whatever order Python collects.
+        self.close = weakref.finalize(self, close_session, self.c, compressor, transport)
 
     def error(self):
         text = ctypes.create_string_buffer(512)

@@ -116,6 +116,9 @@ struct started start_program(const char *variable, const char *arguments)
 		int out = open(s.out, O_WRONLY | O_CREAT | O_TRUNC, 0666);
 		int err = open(s.err, O_WRONLY | O_CREAT | O_TRUNC, 0666);
 
+		/* whatever the tests themselves were started by */
+		for (int number = SIGHUP; number <= SIGTERM; number++)
+			(void)signal(number, SIG_DFL);
 		/* a test that fails in the middle leaves nothing either */
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		dup2(out, STDOUT_FILENO);

@@ -3,6 +3,7 @@
 
 PSGD_SOURCE names the root of the tree, PSGD_LIBRARY the library. Skipped without torch.
 """
+import gc
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import unittest
+import weakref
 
 SOURCE = os.environ['PSGD_SOURCE']
 EXAMPLES = os.path.join(SOURCE, 'examples', 'python')
@@ -169,6 +171,21 @@ class Failures(unittest.TestCase):
         with self.assertRaisesRegex(psgd.Error, 'cannot exchange addresses') as caught:
             psgd.Gloo(self.fail_to_gather, 0, 2)
         self.assertEqual(str(caught.exception.__cause__), 'no network today')
+
+    def test_garbage_is_collected_in_any_order(self):
+        """A session ends before what it borrows, also when one knot of garbage holds both."""
+        for closed in (True, False):
+            compressor = psgd.dense()
+            session = psgd.Session([(4, 8)], compressor, n_workers=2)
+            gone = weakref.ref(compressor)
+            knot = [compressor, session]
+            knot.append(knot)
+            if closed:
+                session.close()
+                session.close()
+            del compressor, session, knot
+            gc.collect()
+            self.assertIsNone(gone())
 
     def fail_to_gather(self, block):
         raise OSError('no network today')
