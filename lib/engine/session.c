@@ -5,6 +5,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/slice.h"
+
 #define DEFAULT_TIMEOUT_NS INT64_C(600000000000)
 #define CLOSE_GRACE_NS INT64_C(60000000000) /* for the last ranks, which nobody waits for */
 #define DRAIN_NS INT64_C(100000000)
@@ -158,6 +160,7 @@ static void *progress(void *user)
 	psgd_session *s = user;
 	struct timespec until;
 
+	psgd__slice_set(PSGD__SHORT_SLICE_NS);
 	for (;;) {
 		bool failed, aborted, stop;
 

@@ -26,6 +26,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/slice.h"
 #include "transport/gloo_waits.h"
 #include "transport/module.h"
 
@@ -162,7 +163,10 @@ class Mesh final : public gloo::Context
 
 	void listen(const tcp::attr &attr, psgd__gloo_address *mine)
 	{
+		/* Gloo's own thread is made here. */
+		const uint64_t slice = psgd__slice_set(PSGD__SHORT_SLICE_NS);
 		device_ = tcp::CreateDevice(attr);
+		psgd__slice_set(slice);
 		auto gloos = device_->createContext(rank, size);
 		/* Gloo waits five times this long for a connection, and the same in a collective.
 		 */

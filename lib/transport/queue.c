@@ -1,5 +1,6 @@
 #include "transport/queue.h"
 
+#include "base/slice.h"
 #include "transport/request.h"
 
 struct psgd__queue {
@@ -62,6 +63,7 @@ static void *queue_main(void *arg)
 {
 	struct psgd__queue *q = arg;
 
+	psgd__slice_set(PSGD__SHORT_SLICE_NS);
 	pthread_mutex_lock(&q->requests.lock);
 	while (!q->stop) {
 		struct psgd__request *r = next_request(q);

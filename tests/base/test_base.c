@@ -1,4 +1,5 @@
 /* The small things that everything stands on. */
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -6,6 +7,7 @@
 
 #include "base/base.h"
 #include "base/index.h"
+#include "base/slice.h"
 #include "support/suite.h"
 
 START_TEST(version_is_one)
@@ -183,6 +185,29 @@ START_TEST(text_is_bounded)
 }
 END_TEST
 
+static void *slice_of_thread(void *user)
+{
+	*(uint64_t *)user = psgd__slice_set(PSGD__SHORT_SLICE_NS);
+	return NULL;
+}
+
+/* A new thread has the slice of its maker, and what was before can be had again. */
+START_TEST(slices_are_inherited_and_given_back)
+{
+	const uint64_t before = psgd__slice_set(PSGD__SHORT_SLICE_NS);
+	const bool known = psgd__slice_set(PSGD__SHORT_SLICE_NS) == PSGD__SHORT_SLICE_NS;
+	uint64_t inherited = 0;
+	pthread_t thread;
+
+	ck_assert_int_eq(pthread_create(&thread, NULL, slice_of_thread, &inherited), 0);
+	pthread_join(thread, NULL);
+	psgd__slice_set(before);
+	/* An older kernel knows none: nothing has changed then. */
+	ck_assert_uint_eq(inherited, known ? PSGD__SHORT_SLICE_NS : before);
+	ck_assert_uint_eq(psgd__slice_set(before), before);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("base");
@@ -196,6 +221,7 @@ static Suite *suite(void)
 	tcase_add_test(c, memory_that_overflows);
 	tcase_add_test(c, ids_are_found);
 	tcase_add_test(c, text_is_bounded);
+	tcase_add_test(c, slices_are_inherited_and_given_back);
 	suite_add_tcase(s, c);
 	return s;
 }
