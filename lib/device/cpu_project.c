@@ -12,13 +12,13 @@
 #include "device/cpu_vector.h"
 
 #define ROWS 4
-#define PROJECT_COLS (WIDTH == 16 ? 4 : 2)
-#define BACK_COLS (WIDTH == 16 ? 4 : 2)
+#define MOST_COLS 4
+#define COLS (WIDTH == 16 ? 4 : 2) /* that there are registers for */
 #define TILE_NARROW 1024
 
-static int64_t tile_of(const struct psgd__matrix *x, uint32_t at_once)
+static int64_t tile_of(const struct psgd__matrix *x)
 {
-	return x->r > at_once ? TILE_NARROW : tile_width(TILE_VALUES, x->r);
+	return x->r > COLS ? TILE_NARROW : tile_width(TILE_VALUES, x->r);
 }
 
 /* A block of g: `rows` rows from i, columns j .. end-1; and `cols` columns of p and q from c. */
@@ -33,8 +33,8 @@ INLINE void project_block(const struct psgd__matrix *x, const struct block *b, c
 	const float *q = x->q + b->c * x->m;
 	float *g = x->g + b->i * x->m;
 	const float *e = absorb ? x->e + b->i * x->m : NULL;
-	vec acc[ROWS][PROJECT_COLS] = {0};
-	float tail[ROWS][PROJECT_COLS] = {0};
+	vec acc[ROWS][MOST_COLS] = {0};
+	float tail[ROWS][MOST_COLS] = {0};
 	int64_t k = b->j;
 
 	for (; k + WIDTH <= b->end; k += WIDTH) {
@@ -80,33 +80,37 @@ INLINE void project_block(const struct psgd__matrix *x, const struct block *b, c
 	}
 }
 
-/* As many rows at a time as leave registers for the columns: `high` of them, then one by one. */
-#define PROJECT(high, cols)                                                                        \
+/* A block of all rows, or the last rows one by one. */
+#define PROJECT(cols)                                                                              \
 	static void project_##cols(                                                                \
 		const struct psgd__matrix *x, struct block b, int64_t rows, bool absorb)           \
 	{                                                                                          \
 		const int64_t end = b.i + rows;                                                    \
                                                                                                    \
-		for (; b.i + (high) <= end; b.i += (high)) {                                       \
-			if (absorb)                                                                \
-				project_block(x, &b, high, cols, true);                            \
-			else                                                                       \
-				project_block(x, &b, high, cols, false);                           \
-		}                                                                                  \
-		for (; b.i < end; b.i++) {                                                         \
-			if (absorb)                                                                \
+		if (rows == ROWS && absorb)                                                        \
+			project_block(x, &b, ROWS, cols, true);                                    \
+		else if (rows == ROWS)                                                             \
+			project_block(x, &b, ROWS, cols, false);                                   \
+		else if (absorb)                                                                   \
+			for (; b.i < end; b.i++)                                                   \
 				project_block(x, &b, 1, cols, true);                               \
-			else                                                                       \
+		else                                                                               \
+			for (; b.i < end; b.i++)                                                   \
 				project_block(x, &b, 1, cols, false);                              \
-		}                                                                                  \
 	}
 
-PROJECT(4, 0)
-PROJECT(4, 1)
-PROJECT(4, 2)
-#if WIDTH == 16
-PROJECT(4, 4)
-#endif
+PROJECT(0)
+PROJECT(1)
+PROJECT(2)
+PROJECT(4)
+
+/* How many of the columns that are left have the next turn: 4, 2 or 1. */
+static uint32_t turn(uint32_t left)
+{
+	if (COLS == 4 && left >= 4)
+		return 4;
+	return left >= 2 ? 2 : 1;
+}
 
 /* All columns of Q over one block of rows; the first turn absorbs e. */
 static void project_rows(const struct psgd__matrix *x, struct block b, int64_t rows)
@@ -115,29 +119,21 @@ static void project_rows(const struct psgd__matrix *x, struct block b, int64_t r
 
 	if (x->r == 0 && absorb)
 		project_0(x, b, rows, true);
-	while (b.c < x->r) {
-		uint32_t left = x->r - b.c;
-
-#if WIDTH == 16
-		if (left >= 4) {
+	for (uint32_t cols; b.c < x->r; b.c += cols) {
+		cols = turn(x->r - b.c);
+		if (cols == 4)
 			project_4(x, b, rows, absorb);
-			b.c += 4;
-		} else
-#endif
-			if (left >= 2) {
+		else if (cols == 2)
 			project_2(x, b, rows, absorb);
-			b.c += 2;
-		} else {
+		else
 			project_1(x, b, rows, absorb);
-			b.c += 1;
-		}
 		absorb = false;
 	}
 }
 
 void ISA(project)(const struct psgd__matrix *x, int64_t from, int64_t to)
 {
-	const int64_t tile = tile_of(x, PROJECT_COLS);
+	const int64_t tile = tile_of(x);
 
 	for (int64_t j = 0; j < x->m; j += tile) {
 		struct block b = {.j = j, .end = j + tile < x->m ? j + tile : x->m};
@@ -154,7 +150,7 @@ INLINE void back_block(const struct psgd__matrix *x, const struct block *b, cons
 	const float *g = x->g + b->i * x->m;
 	float *q = x->q + b->c * x->m;
 	const float *p = x->p + b->c * x->n + b->i;
-	vec w[BACK_COLS][ROWS];
+	vec w[MOST_COLS][ROWS];
 	int64_t k = b->j;
 
 	UNROLL
@@ -205,34 +201,24 @@ INLINE void back_block(const struct psgd__matrix *x, const struct block *b, cons
 
 BACK(1)
 BACK(2)
-#if WIDTH == 16
 BACK(4)
-#endif
 
 static void back_rows(const struct psgd__matrix *x, struct block b, int64_t rows)
 {
-	while (b.c < x->r) {
-		uint32_t left = x->r - b.c;
-
-#if WIDTH == 16
-		if (left >= 4) {
+	for (uint32_t cols; b.c < x->r; b.c += cols) {
+		cols = turn(x->r - b.c);
+		if (cols == 4)
 			back_4(x, b, rows);
-			b.c += 4;
-		} else
-#endif
-			if (left >= 2) {
+		else if (cols == 2)
 			back_2(x, b, rows);
-			b.c += 2;
-		} else {
+		else
 			back_1(x, b, rows);
-			b.c += 1;
-		}
 	}
 }
 
 void ISA(back_project)(const struct psgd__matrix *x, int64_t from, int64_t to)
 {
-	const int64_t tile = tile_of(x, BACK_COLS);
+	const int64_t tile = tile_of(x);
 
 	for (int64_t j = from; j < to; j += tile) {
 		struct block b = {.j = j, .end = j + tile < to ? j + tile : to};
