@@ -54,8 +54,8 @@ static psgd_status halving_decide(void *self, const struct psgd_observation *see
 }
 
 /* Whoever creates the object ends it: here it is on the stack. */
-static const struct psgd_controller_ops halving_ops = {
-	sizeof(struct psgd_controller_ops), "halving", halving_needs, halving_decide, NULL};
+static const struct psgd_controller_ops halving_ops = {sizeof(struct psgd_controller_ops),
+	"halving", halving_needs, halving_decide, NULL, NULL, NULL};
 
 static void *train(void *argument)
 {

@@ -79,7 +79,8 @@ class psgd_decision(Structure):
                 ('threshold', c_double), ('link_delay_ns', c_double),
                 ('link_ns_per_byte', c_double), ('predicted_exposed', c_double),
                 ('step', c_uint64), ('rank', c_uint32), ('cap', c_uint32), ('choice', c_uint32),
-                ('changed', c_uint8), ('reset_grad_sum', c_uint8), ('reserved', c_uint8 * 2)]
+                ('changed', c_uint8), ('reset_grad_sum', c_uint8), ('reset_local_sum', c_uint8),
+                ('reserved', c_uint8), ('ranks', POINTER(c_uint32)), ('n_ranks', c_size_t)]
 
 
 class psgd_report(Sized):

@@ -3,6 +3,7 @@
 #define PSGD_COMPRESSOR_H
 
 #include <psgd/device.h>
+#include <psgd/state.h>
 #include <psgd/transport.h>
 
 PSGD_BEGIN
@@ -88,6 +89,13 @@ struct psgd_compressor_ops {
 	uint32_t (*rank)(void *self, size_t tensor); /* in force, clamped; 0: dense. NULL: 0 */
 	uint64_t (*state_bytes)(void *self);	     /* device memory held. NULL: 0 */
 	void (*destroy)(void *self);
+	/*
+	 * All that later steps depend on, of this worker, between two steps. load: into a
+	 * compressor that is attached to the same tensors; on failure nothing has changed. NULL: no
+	 * state.
+	 */
+	psgd_status (*save)(void *self, const struct psgd_state_writer *writer);
+	psgd_status (*load)(void *self, const struct psgd_state_reader *reader);
 };
 
 struct psgd_compressor {

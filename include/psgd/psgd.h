@@ -7,8 +7,10 @@
 #include <psgd/cost.h>
 #include <psgd/device.h>
 #include <psgd/exchange.h>
+#include <psgd/rank_control.h>
 #include <psgd/session.h>
 #include <psgd/shaper.h>
+#include <psgd/state.h>
 #include <psgd/status.h>
 #include <psgd/transport.h>
 #include <psgd/types.h>

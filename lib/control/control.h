@@ -10,8 +10,8 @@
 
 #include "base/base.h"
 
-#include <psgd/controller.h>
 #include <psgd/cost.h>
+#include <psgd/rank_control.h>
 
 #define PSGD__MAX_CANDIDATES 64
 

@@ -83,7 +83,11 @@ psgd_status psgd__config_derive(struct psgd__doc *doc, struct psgd_config *confi
 	if (!given(doc, "training.epochs"))
 		config->training.epochs = config->training.max_iterations;
 	if (!given(doc, "compression.base_rank"))
-		c->base_rank = c->min_rank;
+		c->base_rank = config->powerSGD.matrix_approximation_rank
+				       ? config->powerSGD.matrix_approximation_rank
+				       : c->min_rank;
+	if (!given(doc, "compression.start_power_iterations"))
+		c->start_power_iterations = config->powerSGD.start_power_iterations;
 	if (!given(doc, "compression.fixed_rank_value"))
 		c->fixed_rank_value = c->base_rank;
 	if (!given(doc, "compression.rank_schedule.default_rank"))

@@ -25,6 +25,9 @@ static const cyaml_schema_field_t model_fields[] = {
 	TEXT(struct psgd_config_model, name),
 	TEXT(struct psgd_config_model, stem),
 	UINT(struct psgd_config_model, num_classes),
+	BOOL(struct psgd_config_model, pretrained),
+	TEXT(struct psgd_config_model, weights),
+	BOOL(struct psgd_config_model, sync_batchnorm),
 	CYAML_FIELD_END,
 };
 
@@ -35,6 +38,10 @@ static const cyaml_schema_field_t dataset_fields[] = {
 	UINT(struct psgd_config_dataset, batch_size),
 	UINT(struct psgd_config_dataset, train_limit),
 	UINT(struct psgd_config_dataset, test_limit),
+	UINT(struct psgd_config_dataset, image_size),
+	UINT(struct psgd_config_dataset, loader_threads),
+	UINT(struct psgd_config_dataset, prefetch_batches),
+	BOOL(struct psgd_config_dataset, skip_bad),
 	CYAML_FIELD_END,
 };
 
@@ -52,6 +59,7 @@ static const cyaml_schema_field_t training_fields[] = {
 	UINT(struct psgd_config_training, T_max),
 	UINT(struct psgd_config_training, warmup_epochs),
 	REAL(struct psgd_config_training, warmup_start_lr),
+	REAL(struct psgd_config_training, warmup_min_factor),
 	CYAML_FIELD_END,
 };
 
@@ -61,6 +69,10 @@ static const cyaml_schema_field_t powersgd_fields[] = {
 	BOOL(struct psgd_config_powersgd, warm_start),
 	REAL(struct psgd_config_powersgd, orthogonalization_epsilon),
 	UINT(struct psgd_config_powersgd, random_seed),
+	UINT(struct psgd_config_powersgd, compression_stats_logging_frequency),
+	BOOL(struct psgd_config_powersgd, batch_tensors_with_same_shape),
+	UINT(struct psgd_config_powersgd, matrix_approximation_rank),
+	UINT(struct psgd_config_powersgd, start_power_iterations),
 	CYAML_FIELD_END,
 };
 
@@ -70,8 +82,12 @@ static const cyaml_schema_field_t calibration_fields[] = {
 	UINT(struct psgd_config_calibration, measure_iters),
 	UINT(struct psgd_config_calibration, force_start_iter),
 	LIST(struct psgd_config_calibration, ranks, number_entry),
+	UINT(struct psgd_config_calibration, max_batches),
 	REAL(struct psgd_config_calibration, comm_ratio_threshold),
 	BOOL(struct psgd_config_calibration, allow_rank_one),
+	BOOL(struct psgd_config_calibration, use_fixed_rank_after_calibration),
+	TEXT(struct psgd_config_calibration, save_dir),
+	TEXT(struct psgd_config_calibration, csv_name),
 	CYAML_FIELD_END,
 };
 
@@ -100,13 +116,40 @@ static const cyaml_schema_field_t compression_fields[] = {
 	UINT(struct psgd_config_compression, base_rank),
 	BOOL(struct psgd_config_compression, use_fixed_rank),
 	UINT(struct psgd_config_compression, fixed_rank_value),
+	BOOL(struct psgd_config_compression, enable_stage_adjust),
+	BOOL(struct psgd_config_compression, enable_adaptive_sync),
 	PART(struct psgd_config_compression, calibration, calibration_fields),
 	PART(struct psgd_config_compression, rank_schedule, schedule_fields),
 	CYAML_FIELD_END,
 };
 
+static const cyaml_schema_field_t stage_fields[] = {
+	TEXT(struct psgd_config_stage, name),
+	UINT(struct psgd_config_stage, start_epoch),
+	UINT(struct psgd_config_stage, end_epoch),
+	UINT(struct psgd_config_stage, base_matrix_rank),
+	UINT(struct psgd_config_stage, base_sync_frequency),
+	REAL(struct psgd_config_stage, learning_rate),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_value_t stage_entry = {
+	CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct psgd_config_stage, stage_fields),
+};
+
+static const cyaml_schema_field_t adaptive_fields[] = {
+	BOOL(struct psgd_config_adaptive, enable),
+	LIST(struct psgd_config_adaptive, stages, stage_entry),
+	CYAML_FIELD_END,
+};
+
 static const cyaml_schema_field_t accordion_fields[] = {
 	BOOL(struct psgd_config_accordion, enable),
+	TEXT(struct psgd_config_accordion, rule),
+	REAL(struct psgd_config_accordion, ema_beta),
+	REAL(struct psgd_config_accordion, critical_factor),
+	REAL(struct psgd_config_accordion, relaxed_factor),
+	UINT(struct psgd_config_accordion, update_interval),
 	UINT(struct psgd_config_accordion, force_max_epochs),
 	UINT(struct psgd_config_accordion, stride_epochs),
 	UINT(struct psgd_config_accordion, rank_cooldown_epochs),
@@ -116,6 +159,23 @@ static const cyaml_schema_field_t accordion_fields[] = {
 	UINT(struct psgd_config_accordion, rank_cooldown_iters),
 	UINT(struct psgd_config_accordion, lr_cooldown_iters),
 	REAL(struct psgd_config_accordion, threshold),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t lgreco_fields[] = {
+	UINT(struct psgd_config_lgreco, adjust_iters),
+	UINT(struct psgd_config_lgreco, sample_iters),
+	REAL(struct psgd_config_lgreco, alpha),
+	REAL(struct psgd_config_lgreco, low),
+	REAL(struct psgd_config_lgreco, high),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t entropy_fields[] = {
+	UINT(struct psgd_config_entropy, window_iters),
+	UINT(struct psgd_config_entropy, sample_every),
+	UINT(struct psgd_config_entropy, slew),
+	UINT(struct psgd_config_entropy, round_to),
 	CYAML_FIELD_END,
 };
 
@@ -130,15 +190,32 @@ static const cyaml_schema_field_t rank_control_fields[] = {
 	CYAML_FIELD_END,
 };
 
+static const cyaml_schema_field_t change_fields[] = {
+	UINT(struct psgd_config_link_change, at_iteration),
+	REAL(struct psgd_config_link_change, egress_mbps),
+	REAL(struct psgd_config_link_change, ingress_mbps),
+	REAL(struct psgd_config_link_change, latency_ms),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_value_t change_entry = {
+	CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct psgd_config_link_change, change_fields),
+};
+
 static const cyaml_schema_field_t network_fields[] = {
 	BOOL(struct psgd_config_network, enable),
 	TEXT(struct psgd_config_network, method),
+	TEXT(struct psgd_config_network, interface),
 	REAL(struct psgd_config_network, bandwidth_mbps),
 	REAL(struct psgd_config_network, egress_mbps),
 	REAL(struct psgd_config_network, ingress_mbps),
 	REAL(struct psgd_config_network, latency_ms),
 	REAL(struct psgd_config_network, jitter_ms),
+	REAL(struct psgd_config_network, loss_pct),
 	UINT(struct psgd_config_network, burst_bytes),
+	TEXT(struct psgd_config_network, target_ip),
+	BOOL(struct psgd_config_network, auto_cleanup),
+	LIST(struct psgd_config_network, schedule, change_entry),
 	CYAML_FIELD_END,
 };
 
@@ -148,6 +225,14 @@ static const cyaml_schema_field_t communication_fields[] = {
 	REAL(struct psgd_config_communication, timeout_s),
 	BOOL(struct psgd_config_communication, overlap),
 	UINT(struct psgd_config_communication, check_every),
+	BOOL(struct psgd_config_communication, measure),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t checkpoint_fields[] = {
+	UINT(struct psgd_config_checkpoint, every_epochs),
+	UINT(struct psgd_config_checkpoint, every_iters),
+	UINT(struct psgd_config_checkpoint, keep),
 	CYAML_FIELD_END,
 };
 
@@ -163,10 +248,14 @@ static const cyaml_schema_field_t config_fields[] = {
 	PART(struct psgd_config, training, training_fields),
 	PART(struct psgd_config, powerSGD, powersgd_fields),
 	PART(struct psgd_config, compression, compression_fields),
+	PART(struct psgd_config, adaptive_training, adaptive_fields),
 	PART(struct psgd_config, accordion, accordion_fields),
+	PART(struct psgd_config, lgreco, lgreco_fields),
+	PART(struct psgd_config, entropy, entropy_fields),
 	PART(struct psgd_config, rank_control, rank_control_fields),
 	PART(struct psgd_config, network_limits, network_fields),
 	PART(struct psgd_config, communication, communication_fields),
+	PART(struct psgd_config, checkpoint, checkpoint_fields),
 	CYAML_FIELD_END,
 };
 
@@ -199,17 +288,24 @@ static const struct psgd__key keys[] = {
 	{"threads", "1", 1, 1024, 0, NULL},
 
 	{"model.name", NULL, 0, 0, REQUIRED,
-		"mlp, cnn, resnet8, resnet20, resnet18, resnet34, resnet50"},
+		"mlp, cnn, resnet8, resnet20, resnet18, resnet34, resnet50, resnet101, resnet152"},
 	{"model.stem", "auto", 0, 0, 0, "auto, cifar, imagenet"},
 	{"model.num_classes", "10", 1, 1e6, 0, NULL},
+	{"model.pretrained", "false", 0, 0, 0, NULL},
+	{"model.weights", NULL, 0, 0, 0, NULL},
+	{"model.sync_batchnorm", "true", 0, 0, 0, NULL},
 
 	{"dataset.name", NULL, 0, 0, REQUIRED,
-		"fashion-mnist, mnist, idx, cifar10, cifar, cifar100, synthetic"},
+		"fashion-mnist, mnist, idx, cifar10, cifar, cifar100, imagenet, synthetic"},
 	{"dataset.root", NULL, 0, 0, 0, NULL},
-	{"dataset.augment", NULL, 0, 0, 0, "none, crop_flip"},
+	{"dataset.augment", NULL, 0, 0, 0, "none, crop_flip, resized_crop_flip"},
 	{"dataset.batch_size", NULL, 1, 0, REQUIRED, NULL},
 	{"dataset.train_limit", "0", 0, 0, 0, NULL},
 	{"dataset.test_limit", "0", 0, 0, 0, NULL},
+	{"dataset.image_size", "224", 8, 4096, 0, NULL},
+	{"dataset.loader_threads", "1", 1, 256, 0, NULL},
+	{"dataset.prefetch_batches", "4", 1, 1024, 0, NULL},
+	{"dataset.skip_bad", "false", 0, 0, 0, NULL},
 
 	{"training.epochs", NULL, 1, 0, 0, NULL},
 	{"training.max_iterations", "0", 0, 0, 0, NULL},
@@ -225,20 +321,27 @@ static const struct psgd__key keys[] = {
 	{"training.T_max", "0", 0, 0, 0, NULL},
 	{"training.warmup_epochs", "0", 0, 0, 0, NULL},
 	{"training.warmup_start_lr", "0", 0, 0, 0, NULL},
+	{"training.warmup_min_factor", "1e-8", 0, 1, ABOVE, NULL},
 
 	{"powerSGD.use_error_feedback", "true", 0, 0, 0, NULL},
 	{"powerSGD.min_compression_rate", "2", 1, 0, 0, NULL},
 	{"powerSGD.warm_start", "true", 0, 0, 0, NULL},
 	{"powerSGD.orthogonalization_epsilon", "1e-8", 0, 0, 0, NULL},
 	{"powerSGD.random_seed", "42", 1, 0, 0, NULL},
+	{"powerSGD.compression_stats_logging_frequency", "1000", 0, 0, 0, NULL},
+	{"powerSGD.batch_tensors_with_same_shape", "false", 0, 0, 0, NULL},
+	{"powerSGD.matrix_approximation_rank", NULL, 1, MOST_RANK, RANK, NULL},
+	{"powerSGD.start_power_iterations", "100", 0, 0, 0, NULL},
 
 	{"compression.enable_powerSGD", "true", 0, 0, 0, NULL},
-	{"compression.start_power_iterations", "100", 0, 0, 0, NULL},
+	{"compression.start_power_iterations", NULL, 0, 0, 0, NULL},
 	{"compression.min_rank", "1", 1, MOST_RANK, RANK, NULL},
 	{"compression.max_rank", NULL, 1, MOST_RANK, RANK, NULL},
 	{"compression.base_rank", NULL, 1, MOST_RANK, RANK, NULL},
 	{"compression.use_fixed_rank", "false", 0, 0, 0, NULL},
 	{"compression.fixed_rank_value", NULL, 1, MOST_RANK, RANK, NULL},
+	{"compression.enable_stage_adjust", "false", 0, 0, 0, NULL},
+	{"compression.enable_adaptive_sync", "false", 0, 0, 0, NULL},
 	{"compression.calibration.enable", "false", 0, 0, 0, NULL},
 	{"compression.calibration.warmup_iters", "5", 1, 0, 0, NULL},
 	{"compression.calibration.measure_iters", "20", 1, 0, 0, NULL},
@@ -247,13 +350,31 @@ static const struct psgd__key keys[] = {
 	{"compression.calibration.ranks[]", NULL, 1, MOST_RANK, RANK, NULL},
 	{"compression.calibration.comm_ratio_threshold", "0.30", 0, 1, ABOVE, NULL},
 	{"compression.calibration.allow_rank_one", "false", 0, 0, 0, NULL},
+	{"compression.calibration.max_batches", "0", 0, 0, 0, NULL},
+	{"compression.calibration.use_fixed_rank_after_calibration", NULL, 0, 0, 0, NULL},
+	{"compression.calibration.save_dir", NULL, 0, 0, 0, NULL},
+	{"compression.calibration.csv_name", "calibration_rank_stats.csv", 0, 0, FILENAME, NULL},
 	{"compression.rank_schedule.default_rank", "1", 1, MOST_RANK, RANK, NULL},
 	{"compression.rank_schedule.ranges", NULL, 0, 0, 0, NULL},
 	{"compression.rank_schedule.ranges[].start_epoch", NULL, 0, 0, REQUIRED, NULL},
 	{"compression.rank_schedule.ranges[].end_epoch", NULL, 0, 0, REQUIRED, NULL},
 	{"compression.rank_schedule.ranges[].rank", NULL, 1, MOST_RANK, REQUIRED | DENSE, NULL},
 
+	{"adaptive_training.enable", "false", 0, 0, 0, NULL},
+	{"adaptive_training.stages", NULL, 0, 0, 0, NULL},
+	{"adaptive_training.stages[].name", NULL, 0, 0, 0, NULL},
+	{"adaptive_training.stages[].start_epoch", NULL, 0, 0, REQUIRED, NULL},
+	{"adaptive_training.stages[].end_epoch", NULL, 0, 0, REQUIRED, NULL},
+	{"adaptive_training.stages[].base_matrix_rank", NULL, 1, MOST_RANK, RANK, NULL},
+	{"adaptive_training.stages[].base_sync_frequency", "1", 1, 65535, 0, NULL},
+	{"adaptive_training.stages[].learning_rate", NULL, 0, 0, ABOVE, NULL},
+
 	{"accordion.enable", "false", 0, 0, 0, NULL},
+	{"accordion.rule", "epoch", 0, 0, 0, "epoch, ema"},
+	{"accordion.ema_beta", "0.9", 0, 1, BELOW, NULL},
+	{"accordion.critical_factor", "1.2", 0, 0, ABOVE, NULL},
+	{"accordion.relaxed_factor", "0.95", 0, 0, ABOVE, NULL},
+	{"accordion.update_interval", "100", 1, 0, 0, NULL},
 	{"accordion.force_max_epochs", "20", 0, 0, 0, NULL},
 	{"accordion.stride_epochs", "10", 1, 0, 0, NULL},
 	{"accordion.rank_cooldown_epochs", "10", 0, 0, 0, NULL},
@@ -264,8 +385,20 @@ static const struct psgd__key keys[] = {
 	{"accordion.lr_cooldown_iters", "0", 0, 0, 0, NULL},
 	{"accordion.threshold", "0.5", 0, 0, ABOVE, NULL},
 
+	{"lgreco.adjust_iters", "100", 1, 0, 0, NULL},
+	{"lgreco.sample_iters", "10", 1, 0, 0, NULL},
+	{"lgreco.alpha", "1", 0, 0, ABOVE, NULL},
+	{"lgreco.low", "0.5", 0, 1, ABOVE, NULL},
+	{"lgreco.high", "2", 1, 0, 0, NULL},
+
+	{"entropy.window_iters", "1000", 1, 0, 0, NULL},
+	{"entropy.sample_every", "10", 1, 0, 0, NULL},
+	{"entropy.slew", "4", 1, MOST_RANK, 0, NULL},
+	{"entropy.round_to", "2", 1, MOST_RANK, 0, NULL},
+
 	{"rank_control.cap", NULL, 0, 0, 0, "none, calibration, live"},
-	{"rank_control.choice", NULL, 0, 0, 0, "max, fixed, schedule, epochnorm, replay"},
+	{"rank_control.choice", NULL, 0, 0, 0,
+		"max, fixed, schedule, epochnorm, ema, accordion, lgreco, entropy, replay"},
 	{"rank_control.candidates", NULL, 0, 0, 0, NULL},
 	{"rank_control.candidates[]", NULL, 1, MOST_RANK, RANK, NULL},
 	{"rank_control.dense_candidate", NULL, 0, 0, 0, NULL},
@@ -280,40 +413,29 @@ static const struct psgd__key keys[] = {
 	{"network_limits.ingress_mbps", NULL, 0, MOST_MBPS, 0, NULL},
 	{"network_limits.latency_ms", "0", 0, MOST_MS, 0, NULL},
 	{"network_limits.jitter_ms", "0", 0, MOST_MS, 0, NULL},
+	{"network_limits.loss_pct", "0", 0, 100, BELOW, NULL},
 	{"network_limits.burst_bytes", "0", 0, 0, 0, NULL},
+	{"network_limits.interface", "auto", 0, 0, 0, NULL},
+	{"network_limits.target_ip", NULL, 0, 0, 0, NULL},
+	{"network_limits.auto_cleanup", "true", 0, 0, 0, NULL},
+	{"network_limits.schedule", NULL, 0, 0, 0, NULL},
+	{"network_limits.schedule[].at_iteration", NULL, 1, 0, REQUIRED, NULL},
+	{"network_limits.schedule[].egress_mbps", NULL, 0, MOST_MBPS, REQUIRED, NULL},
+	{"network_limits.schedule[].ingress_mbps", NULL, 0, MOST_MBPS, 0, NULL},
+	{"network_limits.schedule[].latency_ms", NULL, 0, MOST_MS, 0, NULL},
 
 	{"communication.transport", "gloo", 0, 0, 0, "gloo"},
 	{"communication.interface", NULL, 0, 0, 0, NULL},
 	{"communication.timeout_s", "60", 0, 1e6, ABOVE, NULL},
 	{"communication.overlap", "true", 0, 0, 0, NULL},
 	{"communication.check_every", "0", 0, 0, 0, NULL},
+	{"communication.measure", "true", 0, 0, 0, NULL},
+
+	{"checkpoint.every_epochs", "1", 0, 0, 0, NULL},
+	{"checkpoint.every_iters", "0", 0, 0, 0, NULL},
+	{"checkpoint.keep", "2", 1, 1000, 0, NULL},
 };
 /* clang-format on */
-
-static const char *const unsupported[] = {
-	"model.pretrained",
-	"training.warmup_min_factor",
-	"powerSGD.compression_stats_logging_frequency",
-	"powerSGD.batch_tensors_with_same_shape",
-	"powerSGD.matrix_approximation_rank",
-	"powerSGD.start_power_iterations",
-	"accordion.rule",
-	"accordion.ema_beta",
-	"accordion.critical_factor",
-	"accordion.relaxed_factor",
-	"accordion.update_interval",
-	"compression.enable_stage_adjust",
-	"compression.enable_adaptive_sync",
-	"compression.calibration.max_batches",
-	"compression.calibration.use_fixed_rank_after_calibration",
-	"compression.calibration.save_dir",
-	"compression.calibration.csv_name",
-	"adaptive_training",
-	"network_limits.interface",
-	"network_limits.loss_pct",
-	"network_limits.target_ip",
-	"network_limits.auto_cleanup",
-};
 
 /* "a[7].b" is the same key as "a[].b". */
 static bool same_path(const char *pattern, const char *path)
@@ -333,14 +455,6 @@ const struct psgd__key *psgd__config_key(const char *path)
 		if (same_path(keys[i].path, path))
 			return &keys[i];
 	return NULL;
-}
-
-bool psgd__config_unsupported(const char *path)
-{
-	for (size_t i = 0; i < sizeof(unsupported) / sizeof(unsupported[0]); i++)
-		if (strcmp(unsupported[i], path) == 0)
-			return true;
-	return false;
 }
 
 bool psgd__config_word(const char *words, const char *word)

@@ -37,9 +37,6 @@ extern const cyaml_schema_value_t psgd__config_schema;
 /* The entry of a scalar or list; NULL when there is none. */
 const struct psgd__key *psgd__config_key(const char *path);
 
-/* True for keys that users of other PowerSGD trainers know, and that have no meaning here. */
-bool psgd__config_unsupported(const char *path);
-
 /* The key that was probably meant by one that is not there, or NULL. */
 const char *psgd__config_nearest(const cyaml_schema_field_t *fields, const char *key);
 

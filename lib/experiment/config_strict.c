@@ -61,8 +61,6 @@ static psgd_status check_key(struct pass *pass, const cyaml_schema_field_t *fiel
 		return psgd__doc_fail(pass->doc, node, path, "a key must be a word");
 	key = (const char *)at->data.scalar.value;
 	join(child, path, key);
-	if (psgd__config_unsupported(child))
-		return psgd__doc_fail(pass->doc, node, path, "key '%s' is not supported", key);
 	if (!field_of(fields, key)) {
 		near = psgd__config_nearest(fields, key);
 		return psgd__doc_fail(pass->doc, node, path, "unknown key '%.60s'%s%s%s", key,

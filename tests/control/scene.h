@@ -8,8 +8,8 @@
 #include <math.h>
 #include <string.h>
 
-#include <psgd/controller.h>
 #include <psgd/cost.h>
+#include <psgd/rank_control.h>
 
 #define SCENE_BUCKETS 8
 
