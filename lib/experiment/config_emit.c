@@ -116,6 +116,12 @@ static uint64_t read_uint(const char *data, size_t size)
 	return narrow;
 }
 
+/* A zero that the key does not allow stands for a number that the file does not have. */
+static bool not_given(const struct psgd__key *key, double value)
+{
+	return !(value > 0) && key && psgd__config_outside(key, value);
+}
+
 static int add_uint(yaml_document_t *tree, const cyaml_schema_value_t *schema, const char *data,
 	const char *path)
 {
@@ -125,6 +131,8 @@ static int add_uint(yaml_document_t *tree, const cyaml_schema_value_t *schema, c
 
 	if (!value && key && key->flags & PSGD__KEY_DENSE)
 		return psgd__config_add_plain(tree, "dense");
+	if (not_given(key, (double)value))
+		return psgd__config_add_plain(tree, "null");
 	snprintf(text, sizeof(text), "%llu", (unsigned long long)value);
 	return psgd__config_add_plain(tree, text);
 }
@@ -185,6 +193,8 @@ static int add_field(yaml_document_t *tree, const cyaml_schema_field_t *field, c
 		return psgd__config_add_plain(tree, *(const bool *)data ? "true" : "false");
 	case CYAML_FLOAT:
 		memcpy(&real, data, sizeof(real));
+		if (not_given(psgd__config_key(path), real))
+			return psgd__config_add_plain(tree, "null");
 		return add_real(tree, real);
 	default:
 		return add_uint(tree, &field->value, data, path);

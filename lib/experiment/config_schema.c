@@ -457,6 +457,15 @@ const struct psgd__key *psgd__config_key(const char *path)
 	return NULL;
 }
 
+bool psgd__config_outside(const struct psgd__key *key, double value)
+{
+	if (value < key->min || (value <= key->min && key->flags & PSGD__KEY_ABOVE))
+		return true;
+	if (!(key->max > 0))
+		return false;
+	return value > key->max || (value >= key->max && key->flags & PSGD__KEY_BELOW);
+}
+
 bool psgd__config_word(const char *words, const char *word)
 {
 	size_t n = strlen(word);

@@ -37,6 +37,9 @@ extern const cyaml_schema_value_t psgd__config_schema;
 /* The entry of a scalar or list; NULL when there is none. */
 const struct psgd__key *psgd__config_key(const char *path);
 
+/* True when a number is not within the limits of its key. */
+bool psgd__config_outside(const struct psgd__key *key, double value);
+
 /* The key that was probably meant by one that is not there, or NULL. */
 const char *psgd__config_nearest(const cyaml_schema_field_t *fields, const char *key);
 

@@ -112,15 +112,6 @@ static psgd_status out_of_range(
 		psgd__doc_what(pass->doc, node, what, sizeof(what)));
 }
 
-static bool outside(const struct psgd__key *key, double value)
-{
-	if (value < key->min || (value <= key->min && key->flags & PSGD__KEY_ABOVE))
-		return true;
-	if (!(key->max > 0))
-		return false;
-	return value > key->max || (value >= key->max && key->flags & PSGD__KEY_BELOW);
-}
-
 static psgd_status wrong_kind(struct pass *pass, int node, const char *path, const char *noun)
 {
 	char what[100];
@@ -159,7 +150,7 @@ static psgd_status build_uint(struct pass *pass, const cyaml_schema_value_t *sch
 			     : wrong_kind(pass, node, path,
 				       schema->data_size < 8 ? "a whole number below 4294967296"
 							     : "a whole number below 2^64");
-	if ((minus && value) || outside(key, (double)value))
+	if ((minus && value) || psgd__config_outside(key, (double)value))
 		return out_of_range(pass, key, node, path, true);
 	return put(pass, digits, out);
 }
@@ -182,7 +173,7 @@ static psgd_status build_real(
 		return wrong_kind(pass, node, path, "a number");
 	if (errno == ERANGE)
 		return wrong_kind(pass, node, path, "a number that a double can hold");
-	if (outside(key, value))
+	if (psgd__config_outside(key, value))
 		return out_of_range(pass, key, node, path, false);
 	return put(pass, text, out);
 }
@@ -254,9 +245,17 @@ static psgd_status build_list(
 	return PSGD_OK;
 }
 
+/* A number or boolean with a default of its own that says nothing is a mistake. */
+static bool may_be_null(enum cyaml_type type, const struct psgd__key *key)
+{
+	if (type == CYAML_MAPPING || type == CYAML_SEQUENCE || type == CYAML_STRING)
+		return true;
+	return key && !key->preset && !(key->flags & PSGD__KEY_REQUIRED);
+}
+
 /*
- * The node of a field, its default where it is absent, or 0 where it has none. An empty section,
- * list or optional text is an absent one; an empty number is a mistake and stays.
+ * The node of a field, its default where it is absent, or 0 where it has none. What is null is
+ * absent, where that is allowed; else it stays, and is refused.
  */
 static psgd_status value_of(struct pass *pass, const cyaml_schema_field_t *field, int mapping,
 	const char *path, const char *child, int *out)
@@ -266,11 +265,8 @@ static psgd_status value_of(struct pass *pass, const cyaml_schema_field_t *field
 	char why[100];
 
 	if (pair >= 0) {
-		enum cyaml_type type = field->value.type;
-
 		*out = psgd__doc_node(pass->doc, mapping)->data.mapping.pairs.start[pair].value;
-		if ((type != CYAML_MAPPING && type != CYAML_SEQUENCE && type != CYAML_STRING) ||
-			!psgd__doc_null(pass->doc, *out))
+		if (!may_be_null(field->value.type, key) || !psgd__doc_null(pass->doc, *out))
 			return PSGD_OK;
 	}
 	*out = 0;

@@ -37,6 +37,17 @@ START_TEST(default_top_and_training)
 	SAME(c->training.T_max, 0);
 	SAME(c->training.warmup_epochs, 0);
 	EXACT(c->training.warmup_start_lr, 0);
+	EXACT(c->training.warmup_min_factor, 1e-8);
+	ck_assert(!c->model.pretrained);
+	ck_assert_ptr_null(c->model.weights);
+	ck_assert(c->model.sync_batchnorm);
+	SAME(c->dataset.image_size, 224);
+	SAME(c->dataset.loader_threads, 1);
+	SAME(c->dataset.prefetch_batches, 4);
+	ck_assert(!c->dataset.skip_bad);
+	SAME(c->checkpoint.every_epochs, 1);
+	SAME(c->checkpoint.every_iters, 0);
+	SAME(c->checkpoint.keep, 2);
 	bare = load_text("model: {name: cnn}\ndataset: {name: mnist, batch_size: 1}\n"
 			 "training: {learning_rate: 1, max_iterations: 9}\n",
 		NULL);
@@ -57,6 +68,10 @@ START_TEST(default_compression)
 	ck_assert(c->powerSGD.warm_start);
 	EXACT(c->powerSGD.orthogonalization_epsilon, 1e-8);
 	SAME(c->powerSGD.random_seed, 42);
+	SAME(c->powerSGD.compression_stats_logging_frequency, 1000);
+	ck_assert(!c->powerSGD.batch_tensors_with_same_shape);
+	SAME(c->powerSGD.matrix_approximation_rank, 0);
+	SAME(c->powerSGD.start_power_iterations, 100);
 	ck_assert(c->compression.enable_powerSGD);
 	SAME(c->compression.start_power_iterations, 100);
 	SAME(c->compression.min_rank, 1);
@@ -64,7 +79,14 @@ START_TEST(default_compression)
 	SAME(c->compression.base_rank, 1);
 	ck_assert(!c->compression.use_fixed_rank);
 	SAME(c->compression.fixed_rank_value, 1);
+	ck_assert(!c->compression.enable_stage_adjust);
+	ck_assert(!c->compression.enable_adaptive_sync);
+	ck_assert(!c->adaptive_training.enable);
+	ck_assert_ptr_null(c->adaptive_training.stages);
 	ck_assert(!c->compression.calibration.enable);
+	SAME(c->compression.calibration.max_batches, 0);
+	ck_assert_ptr_null(c->compression.calibration.save_dir);
+	SAME_TEXT(c->compression.calibration.csv_name, "calibration_rank_stats.csv");
 	SAME(c->compression.calibration.warmup_iters, 5);
 	SAME(c->compression.calibration.measure_iters, 20);
 	SAME(c->compression.calibration.force_start_iter, 0);
@@ -84,6 +106,11 @@ START_TEST(default_control_and_network)
 	struct psgd_config *c = load_text(SMALLEST, NULL);
 
 	ck_assert(!c->accordion.enable);
+	SAME_TEXT(c->accordion.rule, "epoch");
+	EXACT(c->accordion.ema_beta, 0.9);
+	EXACT(c->accordion.critical_factor, 1.2);
+	EXACT(c->accordion.relaxed_factor, 0.95);
+	SAME(c->accordion.update_interval, 100);
 	SAME(c->accordion.force_max_epochs, 20);
 	SAME(c->accordion.stride_epochs, 10);
 	SAME(c->accordion.rank_cooldown_epochs, 10);
@@ -108,11 +135,26 @@ START_TEST(default_control_and_network)
 	EXACT(c->network_limits.latency_ms, 0);
 	EXACT(c->network_limits.jitter_ms, 0);
 	SAME(c->network_limits.burst_bytes, 0);
+	EXACT(c->network_limits.loss_pct, 0);
+	SAME_TEXT(c->network_limits.interface, "auto");
+	ck_assert_ptr_null(c->network_limits.target_ip);
+	ck_assert(c->network_limits.auto_cleanup);
+	ck_assert_ptr_null(c->network_limits.schedule);
 	SAME_TEXT(c->communication.transport, "gloo");
 	ck_assert_ptr_null(c->communication.interface);
 	EXACT(c->communication.timeout_s, 60);
 	ck_assert(c->communication.overlap);
 	SAME(c->communication.check_every, 0);
+	ck_assert(c->communication.measure);
+	SAME(c->lgreco.adjust_iters, 100);
+	SAME(c->lgreco.sample_iters, 10);
+	EXACT(c->lgreco.alpha, 1);
+	EXACT(c->lgreco.low, 0.5);
+	EXACT(c->lgreco.high, 2);
+	SAME(c->entropy.window_iters, 1000);
+	SAME(c->entropy.sample_every, 10);
+	SAME(c->entropy.slew, 4);
+	SAME(c->entropy.round_to, 2);
 	psgd_config_free(&c);
 }
 END_TEST
@@ -129,6 +171,12 @@ START_TEST(default_depends)
 	c = load_file("t.yaml", "compression={base_rank: 12}");
 	SAME(c->compression.max_rank, 12);
 	SAME(c->compression.fixed_rank_value, 12);
+	psgd_config_free(&c);
+	c = load_file(
+		"t.yaml", "powerSGD={matrix_approximation_rank: 9, start_power_iterations: 6}");
+	SAME(c->compression.base_rank, 9);
+	SAME(c->compression.max_rank, 9);
+	SAME(c->compression.start_power_iterations, 6);
 	psgd_config_free(&c);
 	c = load_file("t.yaml", "compression.fixed_rank_value=20");
 	SAME(c->compression.max_rank, 20);
@@ -376,7 +424,13 @@ START_TEST(written_and_read)
 		"{start_epoch: 3, end_epoch: 4, rank: 40}]",
 		"network_limits={bandwidth_mbps: 1, egress_mbps: 0, ingress_mbps: 3}",
 		"training={max_iterations: 4, learning_rate: 0.1}",
-		"compression={use_fixed_rank: yes, fixed_rank_value: 6, min_rank: 2, max_rank: 7}"};
+		"compression={use_fixed_rank: yes, fixed_rank_value: 6, min_rank: 2, max_rank: 7}",
+		"powerSGD={matrix_approximation_rank: 5, start_power_iterations: 3}",
+		"powerSGD.matrix_approximation_rank=~", "compression={base_rank: ~, max_rank: ~}",
+		"adaptive_training.stages=[{start_epoch: 0, end_epoch: 1}, {start_epoch: 2, "
+		"end_epoch: 3, base_matrix_rank: 3, learning_rate: 0.3, name: late}]",
+		"adaptive_training.stages=[{start_epoch: 0, end_epoch: 1, learning_rate: ~}]",
+		"network_limits.schedule=[{at_iteration: 3, egress_mbps: 4, ingress_mbps: 0}]"};
 
 	write_text("t.yaml", SMALLEST);
 	for (size_t i = 0; i < sizeof(overrides) / sizeof(overrides[0]); i++)

@@ -81,13 +81,16 @@ static const struct refusal words[] = {
 	{"", "training.nesterov=1",
 		"override 'training.nesterov=1': expected true or false, got '1'"},
 	{"", "model.name=resnet19", "override 'model.name=resnet19': expected one of mlp, cnn, "
-		"resnet8, resnet20, resnet18, resnet34, resnet50, got 'resnet19'"},
+		"resnet8, resnet20, resnet18, resnet34, resnet50, resnet101, resnet152, "
+		"got 'resnet19'"},
 	{"", "model.stem=none",
 		"override 'model.stem=none': expected one of auto, cifar, imagenet, got 'none'"},
 	{"", "dataset.name=cifar1000", "override 'dataset.name=cifar1000': expected one of "
-		"fashion-mnist, mnist, idx, cifar10, cifar, cifar100, synthetic, got 'cifar1000'"},
+		"fashion-mnist, mnist, idx, cifar10, cifar, cifar100, imagenet, synthetic, "
+		"got 'cifar1000'"},
 	{"", "dataset.augment=flip",
-		"override 'dataset.augment=flip': expected one of none, crop_flip, got 'flip'"},
+		"override 'dataset.augment=flip': expected one of none, crop_flip, "
+		"resized_crop_flip, got 'flip'"},
 	{"", "dataset.name=idx", "override 'dataset.name=idx': idx needs dataset.root"},
 	{"", "training.scheduler=multi", "override 'training.scheduler=multi': expected one of "
 		"none, step, multistep, cosine, got 'multi'"},
@@ -95,11 +98,12 @@ static const struct refusal words[] = {
 		"override 'training.scheduler=[step]': expected a text, got a list"},
 	{"", "model.name='mlp, cnn'",
 		"override 'model.name='mlp, cnn'': expected one of mlp, cnn, resnet8, resnet20, "
-		"resnet18, resnet34, resnet50, got the text 'mlp, cnn'"},
+		"resnet18, resnet34, resnet50, resnet101, resnet152, got the text 'mlp, cnn'"},
 	{"", "rank_control.cap=auto", "override 'rank_control.cap=auto': "
 		"expected one of none, calibration, live, got 'auto'"},
-	{"", "rank_control.choice=accordion", "override 'rank_control.choice=accordion': "
-		"expected one of max, fixed, schedule, epochnorm, replay, got 'accordion'"},
+	{"", "rank_control.choice=norm", "override 'rank_control.choice=norm': expected one of "
+		"max, fixed, schedule, epochnorm, ema, accordion, lgreco, entropy, replay, "
+		"got 'norm'"},
 	{"network_limits:\n  method: tc", NULL, "t.yaml:9:11: network_limits.method: "
 		"'tc' is not available in this version, use one of auto, model"},
 	{"", "network_limits.method=netem", "override 'network_limits.method=netem': "
@@ -130,19 +134,6 @@ static const struct refusal keys[] = {
 	{"threads: 2\nthreads: 3", NULL,
 		"t.yaml:9:1: duplicate key 'threads', the first one is in line 8"},
 	{"[a]: 3", NULL, "t.yaml:8:1: a key must be a word"},
-	{"model.pretrained: false", NULL, "t.yaml:8:1: key 'model.pretrained' is not supported"},
-	{"", "model.pretrained=false",
-		"override 'model.pretrained=false': key 'pretrained' is not supported"},
-	{"adaptive_training: {enable: true}", NULL,
-		"t.yaml:8:1: key 'adaptive_training' is not supported"},
-	{"accordion:\n  ema_beta: 0.9", NULL,
-		"t.yaml:9:3: accordion: key 'ema_beta' is not supported"},
-	{"network_limits:\n  egress_mbps: 100\n  loss_pct: 1", NULL,
-		"t.yaml:10:3: network_limits: key 'loss_pct' is not supported"},
-	{"powerSGD:\n  matrix_approximation_rank: 4", NULL,
-		"t.yaml:9:3: powerSGD: key 'matrix_approximation_rank' is not supported"},
-	{"compression:\n  calibration:\n    max_batches: 4", NULL,
-		"t.yaml:10:5: compression.calibration: key 'max_batches' is not supported"},
 	{"compression: 4", NULL,
 		"t.yaml:8:14: compression: expected a mapping of keys, got '4'"},
 	{"", "model.name=", "t.yaml:2:3: model: required key 'name' is missing"},
