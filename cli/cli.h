@@ -2,6 +2,7 @@
 #ifndef CLI_H
 #define CLI_H
 
+#include <argp.h>
 #include <jansson.h>
 #include <limits.h>
 #include <sys/types.h>
@@ -75,6 +76,27 @@ struct cli_identity {
  */
 psgd_status cli_identify(const struct cli_identity *flags, struct psgd_launch **out, size_t *n,
 	char *error, size_t error_bytes);
+
+/* ---- place.c ---- */
+
+/* Where this process is among the others, as flags say it. */
+struct cli_place {
+	struct cli_identity identity;
+	const char *token_file, *ifname; /* NULL: not given */
+	int64_t rdzv_timeout;		 /* seconds; -1: not given */
+};
+
+#define CLI_PLACE_INIT                                                                             \
+	{                                                                                          \
+		{-1, -1, -1, -1, -1, -1, -1, NULL, NULL, false}, NULL, NULL, -1                    \
+	}
+
+/* The flags of a place, for commands that start or meet workers; its input is a cli_place. */
+extern const struct argp cli_place_argp;
+
+/* The number of a flag; a bad one ends the program with the usage. */
+int64_t cli_number(
+	struct argp_state *state, const char *flag, const char *arg, int64_t min, int64_t max);
 
 /* ---- trainer.c ---- */
 

@@ -12,44 +12,10 @@
 
 #define SMOKE_ITERATIONS 5
 
-enum key {
-	KEY_RANK = 256,
-	KEY_WORLD_SIZE,
-	KEY_LOCAL_RANK,
-	KEY_MASTER_ADDR,
-	KEY_MASTER_PORT,
-	KEY_NNODES,
-	KEY_NODE_RANK,
-	KEY_NPROC,
-	KEY_RDZV_ENDPOINT,
-	KEY_RDZV_TIMEOUT,
-	KEY_STANDALONE,
-	KEY_IFNAME,
-	KEY_TOKEN_FILE,
-	KEY_OVERWRITE,
-	KEY_DRY_RUN,
-	KEY_SMOKE,
-	KEY_BENCHMARK,
-	KEY_CONFIG
-};
+enum key { KEY_OVERWRITE = 256, KEY_DRY_RUN, KEY_SMOKE, KEY_BENCHMARK, KEY_CONFIG };
 
-static const struct argp_option options[] = {{.doc = "This node, as torchrun says it:", .group = 1},
-	{"standalone", KEY_STANDALONE, 0, 0, "All workers here, on a free port of 127.0.0.1", 1},
-	{"nproc-per-node", KEY_NPROC, "K", 0, "Workers of this node (1)", 1},
-	{"nnodes", KEY_NNODES, "N", 0, "Number of nodes (1)", 1},
-	{"node-rank", KEY_NODE_RANK, "R", 0, "This node, 0 to N-1; worker = R * K + local", 1},
-	{.doc = "Or one worker, by hand:", .group = 2},
-	{"rank", KEY_RANK, "R", 0, "Worker, 0 to W-1", 2},
-	{"world-size", KEY_WORLD_SIZE, "W", 0, "Number of workers", 2},
-	{"local-rank", KEY_LOCAL_RANK, "L", 0, "Its number on this node", 2},
-	{.doc = "Where worker 0 listens:", .group = 3},
-	{"master-addr", KEY_MASTER_ADDR, "HOST", 0, "Address of worker 0 (127.0.0.1)", 3},
-	{"master-port", KEY_MASTER_PORT, "PORT", 0, "Port (29500)", 3},
-	{"rdzv-endpoint", KEY_RDZV_ENDPOINT, "HOST:PORT", 0, "Both in one", 3},
-	{"rdzv-timeout", KEY_RDZV_TIMEOUT, "SECONDS", 0, "How long to wait for peers (300)", 3},
-	{"ifname", KEY_IFNAME, "IF", 0, "Network interface of the gradients", 3},
-	{"token-file", KEY_TOKEN_FILE, "FILE", 0, "Shared secret of all workers", 3},
-	{.doc = "The run:", .group = 4}, {"config", KEY_CONFIG, "FILE", 0, "The same as CONFIG", 4},
+static const struct argp_option options[] = {{.doc = "The run:", .group = 4},
+	{"config", KEY_CONFIG, "FILE", 0, "The same as CONFIG", 4},
 	{"overwrite", KEY_OVERWRITE, 0, 0, "Replace a finished run in the same folder", 4},
 	{"dry-run", KEY_DRY_RUN, 0, 0, "Print what would be done; touch nothing", 4},
 	{"smoke", KEY_SMOKE, 0, 0, "5 iterations in a folder that is removed after success", 4},
@@ -69,24 +35,11 @@ static const char doc[] =
 	"by signal N.";
 
 struct arguments {
-	struct cli_identity identity;
+	struct cli_place place;
 	const char *config;
 	struct cli_strings overrides;
-	const char *token_file;
-	int64_t rdzv_timeout;
 	bool overwrite, dry_run, smoke;
 };
-
-static int64_t number(
-	struct argp_state *state, const char *flag, const char *arg, int64_t min, int64_t max)
-{
-	int64_t value = 0;
-
-	if (!cli_parse_number(arg, min, max, &value))
-		argp_error(state, "%s: '%s' is not a whole number from %lld to %lld", flag, arg,
-			(long long)min, (long long)max);
-	return value;
-}
 
 static void positional(struct arguments *a, char *arg, struct argp_state *state)
 {
@@ -98,61 +51,11 @@ static void positional(struct arguments *a, char *arg, struct argp_state *state)
 		argp_error(state, "'%s' is not key=value (a trainer goes after --)", arg);
 }
 
-static error_t parse_identity(int key, char *arg, struct argp_state *state)
-{
-	struct cli_identity *id = &((struct arguments *)state->input)->identity;
-
-	switch (key) {
-	case KEY_RANK:
-		id->rank = number(state, "--rank", arg, 0, 4095);
-		break;
-	case KEY_WORLD_SIZE:
-		id->world_size = number(state, "--world-size", arg, 1, 4096);
-		break;
-	case KEY_LOCAL_RANK:
-		id->local_rank = number(state, "--local-rank", arg, 0, 4095);
-		break;
-	case KEY_MASTER_ADDR:
-		id->master_addr = arg;
-		break;
-	case KEY_MASTER_PORT:
-		id->master_port = number(state, "--master-port", arg, 1, 65535);
-		break;
-	case KEY_NNODES:
-		id->nnodes = number(state, "--nnodes", arg, 1, 4096);
-		break;
-	case KEY_NODE_RANK:
-		id->node_rank = number(state, "--node-rank", arg, 0, 4095);
-		break;
-	case KEY_NPROC:
-		id->nproc_per_node = number(state, "--nproc-per-node", arg, 1, 4096);
-		break;
-	case KEY_RDZV_ENDPOINT:
-		id->rdzv_endpoint = arg;
-		break;
-	case KEY_STANDALONE:
-		id->standalone = true;
-		break;
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
-	return 0;
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *a = state->input;
 
 	switch (key) {
-	case KEY_RDZV_TIMEOUT:
-		a->rdzv_timeout = number(state, "--rdzv-timeout", arg, 1, 86400);
-		break;
-	case KEY_IFNAME:
-		cli_strings_add(&a->overrides, "communication.interface=%s", arg);
-		break;
-	case KEY_TOKEN_FILE:
-		a->token_file = arg;
-		break;
 	case KEY_OVERWRITE:
 		a->overwrite = true;
 		break;
@@ -176,8 +79,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		if (!a->config)
 			argp_error(state, "CONFIG is missing");
 		break;
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &a->place;
+		break;
 	default:
-		return parse_identity(key, arg, state);
+		return ARGP_ERR_UNKNOWN;
 	}
 	return 0;
 }
@@ -185,20 +91,23 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 /* Arguments up to "--", and the command after it. */
 static bool read_arguments(int argc, char **argv, struct arguments *a, char ***command)
 {
+	static const struct argp_child place[] = {{&cli_place_argp, 0, NULL, 0}, {0}};
 	static const struct argp argp = {.options = options,
 		.parser = parse,
 		.args_doc = "CONFIG [key=value...] [-- COMMAND [ARGUMENT...]]",
-		.doc = doc};
+		.doc = doc,
+		.children = place};
 	int n = argc;
 
-	*a = (struct arguments){
-		.identity = {-1, -1, -1, -1, -1, -1, -1, NULL, NULL, false}, .rdzv_timeout = -1};
+	*a = (struct arguments){.place = CLI_PLACE_INIT};
 	cli_normalize_flags(argc, argv);
 	for (n = 1; n < argc && strcmp(argv[n], "--") != 0; n++)
 		;
 	*command = n + 1 < argc ? argv + n + 1 : NULL;
 	if (argp_parse(&argp, n, argv, 0, NULL, a))
 		return false;
+	if (a->place.ifname)
+		cli_strings_add(&a->overrides, "communication.interface=%s", a->place.ifname);
 	if (a->smoke) {
 		cli_strings_add(&a->overrides, "training.max_iterations=%d", SMOKE_ITERATIONS);
 		cli_strings_add(&a->overrides, "benchmark_save_dir=null");
@@ -290,7 +199,8 @@ static int decide(const struct arguments *a, char **command, struct cli_job *job
 	psgd_status status;
 	size_t length;
 
-	status = cli_identify(&a->identity, &job->workers, &job->n_workers, error, sizeof(error));
+	status = cli_identify(
+		&a->place.identity, &job->workers, &job->n_workers, error, sizeof(error));
 	if (status != PSGD_OK) {
 		cli_complain("%s", *error ? error : psgd_status_text(status));
 		return status == PSGD_ERR_CONFIG || status == PSGD_ERR_INVALID
@@ -307,8 +217,8 @@ static int decide(const struct arguments *a, char **command, struct cli_job *job
 		snprintf(job->run_dir + length, sizeof(job->run_dir) - length, ".smoke");
 	job->source = a->config;
 	job->overwrite = a->overwrite || a->smoke;
-	job->token_file = a->token_file;
-	job->rdzv_timeout = a->rdzv_timeout;
+	job->token_file = a->place.token_file;
+	job->rdzv_timeout = a->place.rdzv_timeout;
 	job->command = command ? command : default_command;
 	if (!command && !cli_find_trainer(trainer, sizeof(trainer))) {
 		cli_complain("no trainer: psgd-train-image is neither beside psgd nor in PATH; "
