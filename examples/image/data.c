@@ -297,7 +297,7 @@ static void gather_image(
 }
 
 void data_gather(const struct data *data, const struct split *split, const uint32_t *indices,
-	const struct augment *changes, size_t n, float *images, uint8_t *labels)
+	const struct augment *changes, size_t n, float *images, uint16_t *labels)
 {
 	size_t values = image_values(&data->shape);
 

@@ -46,6 +46,6 @@ size_t image_values(const struct image_shape *shape); /* rows * cols * channels 
  * changes: what is done to each; NULL: nothing.
  */
 void data_gather(const struct data *data, const struct split *split, const uint32_t *indices,
-	const struct augment *changes, size_t n, float *images, uint8_t *labels);
+	const struct augment *changes, size_t n, float *images, uint16_t *labels);
 
 #endif

@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-void loss_add(struct loss *loss, const float *scores, const uint8_t *labels, size_t n,
+void loss_add(struct loss *loss, const float *scores, const uint16_t *labels, size_t n,
 	size_t classes, float *diff)
 {
 	float share = 1.0f / (float)n;

@@ -15,7 +15,7 @@ struct loss {
  * Adds n samples with `classes` scores each to *loss. diff: gets the gradient of the mean loss of
  * these n; NULL: not wanted. May be scores.
  */
-void loss_add(struct loss *loss, const float *scores, const uint8_t *labels, size_t n,
+void loss_add(struct loss *loss, const float *scores, const uint16_t *labels, size_t n,
 	size_t classes, float *diff);
 
 #endif

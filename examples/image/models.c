@@ -167,6 +167,8 @@ static psgd_status find_stem(const struct psgd_config_model *config, const struc
 	return PSGD_OK;
 }
 
+#define MOST_CLASSES 65536u /* a label is a uint16_t */
+
 psgd_status model_build(struct net *net, struct nn *nn, const struct psgd_config_model *config,
 	const struct nn_shape *in, uint64_t seed, struct image_error *error)
 {
@@ -177,9 +179,9 @@ psgd_status model_build(struct net *net, struct nn *nn, const struct psgd_config
 	psgd_status status;
 
 	*net = (struct net){0};
-	if (classes < 2 || classes > 256)
+	if (classes < 2 || classes > MOST_CLASSES)
 		return image_fail(error, PSGD_ERR_CONFIG,
-			"model.num_classes is %u; labels are bytes: 2 to 256", classes);
+			"model.num_classes is %u, expected 2 to %u", classes, MOST_CLASSES);
 	if (!model && !resnet)
 		return image_fail(error, PSGD_ERR_CONFIG,
 			"model.name '%s' is not one of: mlp, cnn, resnet8, resnet20, resnet18, "

@@ -26,6 +26,8 @@ static uint8_t clamp_byte(float value)
 	return (uint8_t)(value < 0.0f ? 0.0f : value > 255.0f ? 255.0f : value);
 }
 
+#define MOST_CLASSES 256u /* a label is a byte; the outputs may be more */
+
 static psgd_status split_fill(struct split *split, size_t count, enum part part, unsigned classes,
 	uint64_t seed, struct image_error *error)
 {
@@ -63,6 +65,8 @@ psgd_status synthetic_fill(struct data *out, unsigned classes, uint64_t seed, si
 	size_t test = test_limit && test_limit < SYNTHETIC_TEST ? test_limit : SYNTHETIC_TEST;
 	psgd_status status;
 
+	if (classes > MOST_CLASSES)
+		classes = MOST_CLASSES;
 	out->shape = (struct image_shape){SYNTHETIC_SIDE, SYNTHETIC_SIDE, 1};
 	status = split_fill(&out->train, train, TRAIN, classes, seed, error);
 	if (!status)

@@ -35,7 +35,7 @@ static uint64_t params_hash(const struct net *net)
 
 static psgd_status build_net(struct trainer *t)
 {
-	const struct image_shape *shape = &t->data.shape;
+	const struct image_shape *shape = &t->loader.data.shape;
 	struct nn_shape in = {.c = (int64_t)shape->channels,
 		.h = (int64_t)shape->rows,
 		.w = (int64_t)shape->cols};
@@ -54,19 +54,10 @@ static psgd_status build_net(struct trainer *t)
 
 static psgd_status alloc_buffers(struct trainer *t)
 {
-	size_t batch = t->config->dataset.batch_size;
-	size_t largest = batch > EVALUATION_BATCH ? batch : EVALUATION_BATCH;
-
-	t->indices = calloc(largest, sizeof(*t->indices));
-	t->labels = calloc(largest, 1);
+	t->labels = calloc(loader_largest(&t->loader), sizeof(*t->labels));
 	t->momentum = calloc(t->net.n_params, sizeof(float));
 	t->worker0_running = calloc(t->net.n_running + 1, sizeof(float));
-	if (strcmp(t->config->dataset.augment, "crop_flip") == 0) {
-		t->changes = calloc(batch, sizeof(*t->changes));
-		if (!t->changes)
-			return image_fail(t->error, PSGD_ERR_NOMEM, "out of memory");
-	}
-	if (!t->indices || !t->labels || !t->momentum || !t->worker0_running)
+	if (!t->labels || !t->momentum || !t->worker0_running)
 		return image_fail(t->error, PSGD_ERR_NOMEM, "out of memory");
 	return PSGD_OK;
 }
@@ -104,18 +95,14 @@ static psgd_status trainer_init(struct trainer *t, psgd_stack *stack, struct ima
 	*t = (struct trainer){.stack = stack, .config = config, .error = error};
 	t->launch = psgd_stack_launch(stack);
 	t->run = psgd_stack_run(stack);
-	status = data_load(
-		&config->dataset, config->model.num_classes, config->seed, &t->data, error);
-	if (!status)
-		status = sampler_init(&t->sampler, t->data.train.count, config->dataset.batch_size,
-			t->launch->worker, t->launch->n_workers, config->seed, error);
+	status = loader_open(&t->loader, config, t->launch->worker, t->launch->n_workers, error);
 	if (!status)
 		status = build_net(t);
 	if (!status)
 		status = alloc_buffers(t);
 	if (!status)
 		status = open_session(t);
-	t->total_iterations = (uint64_t)config->training.epochs * t->sampler.iterations;
+	t->total_iterations = (uint64_t)config->training.epochs * t->loader.sampler.iterations;
 	if (config->training.max_iterations &&
 		config->training.max_iterations < t->total_iterations)
 		t->total_iterations = config->training.max_iterations;
@@ -128,34 +115,21 @@ static void trainer_finish(struct trainer *t)
 	buckets_finish(&t->buckets);
 	free(t->worker0_running);
 	free(t->momentum);
-	free(t->changes);
 	free(t->labels);
-	free(t->indices);
 	net_free(&t->net);
 	nn_close(&t->nn);
-	sampler_finish(&t->sampler);
-	data_free(&t->data);
-}
-
-static void load_batch(struct trainer *t, size_t iteration)
-{
-	size_t batch = t->sampler.batch;
-
-	sampler_batch(&t->sampler, iteration, t->indices);
-	for (size_t i = 0; t->changes && i < batch; i++)
-		t->changes[i] =
-			augment_draw(t->augment_key, sampler_position(&t->sampler, iteration, i));
-	data_gather(
-		&t->data, &t->data.train, t->indices, t->changes, batch, t->plan->input, t->labels);
+	loader_close(&t->loader);
 }
 
 /* Forward, loss, backward; buckets leave while backward goes on. */
-static psgd_status compute(struct trainer *t, size_t i, struct loss *loss)
+static psgd_status compute(struct trainer *t, uint64_t epoch, size_t i, struct loss *loss)
 {
-	size_t batch = t->sampler.batch;
-	psgd_status status;
+	size_t batch = t->loader.sampler.batch;
+	psgd_status status =
+		loader_train(&t->loader, epoch, i, t->plan->input, t->labels, t->error);
 
-	load_batch(t, i);
+	if (status)
+		return status;
 	t->net.error.text[0] = 0;
 	status = net_forward(&t->net, t->plan, NULL);
 	if (status)
@@ -177,7 +151,7 @@ static psgd_status record(struct trainer *t, uint64_t epoch, double rate, const 
 
 	row.epoch = epoch;
 	row.iteration = t->iteration;
-	row.iterations_in_epoch = t->sampler.iterations;
+	row.iterations_in_epoch = t->loader.sampler.iterations;
 	row.total_iterations = t->total_iterations;
 	row.loss = loss->sum / (double)loss->samples;
 	row.accuracy = 100.0 * (double)loss->correct / (double)loss->samples;
@@ -225,13 +199,13 @@ static psgd_status train_step(struct trainer *t, uint64_t epoch, size_t i, doubl
 	struct psgd_report report = PSGD_INIT(psgd_report);
 	unsigned check_every = t->config->communication.check_every;
 	struct loss loss = {0};
-	psgd_status status = compute(t, i, &loss);
+	psgd_status status = compute(t, epoch, i, &loss);
 
 	if (status)
 		return status;
 	info.epoch = epoch;
 	info.learning_rate = rate;
-	info.epoch_end = i + 1 == t->sampler.iterations;
+	info.epoch_end = i + 1 == t->loader.sampler.iterations;
 	/* The optimizer has not run yet: these are the parameters that the step began with. */
 	if (check_every && t->iteration % check_every == 0)
 		info.param_hash = params_hash(&t->net);
@@ -260,7 +234,7 @@ static psgd_status end_epoch(struct trainer *t, uint64_t epoch, double rate)
 	row.accuracy = seen.accuracy;
 	row.grad_norm_avg = t->grad_norms ? t->grad_norm_sum / (double)t->grad_norms : NAN;
 	row.grad_accum_norm = t->grad_sum_norm;
-	row.num_data_processed = t->iteration * t->sampler.batch * t->launch->n_workers;
+	row.num_data_processed = t->iteration * t->loader.sampler.batch * t->launch->n_workers;
 	status = psgd_run_epoch(t->run, &row);
 	if (status)
 		return trainer_fail(t, status, "record of an epoch");
@@ -279,13 +253,12 @@ static psgd_status train_epoch(struct trainer *t, unsigned epoch)
 	t->epoch_loss = (struct loss){0};
 	t->grad_norm_sum = 0.0;
 	t->grad_norms = 0;
-	sampler_start(&t->sampler, epoch);
-	t->augment_key = augment_key(t->config->seed, epoch);
 	/* What lies between two epochs is no step's compute time. */
 	status = psgd_session_begin_step(t->session);
 	if (status)
 		return trainer_fail(t, status, "step");
-	for (size_t i = 0; i < t->sampler.iterations && t->iteration < t->total_iterations; i++) {
+	for (size_t i = 0; i < t->loader.sampler.iterations && t->iteration < t->total_iterations;
+		i++) {
 		status = train_step(t, epoch, i, rate);
 		if (status)
 			return status;

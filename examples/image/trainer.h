@@ -4,10 +4,9 @@
 
 #include "buckets.h"
 #include "calibration.h"
-#include "data.h"
+#include "loader.h"
 #include "loss.h"
 #include "net.h"
-#include "sampler.h"
 
 #include <psgd/experiment/stack.h>
 
@@ -22,14 +21,10 @@ struct trainer {
 	struct nn *nn;
 	struct net net;
 	struct net_plan *plan; /* for a training batch */
-	struct data data;
-	struct sampler sampler;
+	struct loader loader;
 	struct buckets buckets;
 	struct calibration calibration;
-	uint32_t *indices; /* of a batch, of training or evaluation */
-	uint8_t *labels;
-	struct augment *changes; /* of a training batch; NULL: images are left as they are */
-	uint64_t augment_key;	 /* of the epoch */
+	uint16_t *labels; /* of a batch, of training or evaluation */
 	float *momentum;
 	float *worker0_running; /* worker 0's batch norm statistics, for evaluation */
 
@@ -41,9 +36,6 @@ struct trainer {
 	uint64_t grad_norms;
 	double grad_sum_norm; /* of the epoch's last step */
 };
-
-#define EVALUATION_BATCH 250 /* at most */
-#define EVALUATION_PIXELS ((size_t)EVALUATION_BATCH * 64 * 64)
 
 /* What the workers know together after an epoch. */
 struct evaluation {

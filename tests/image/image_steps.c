@@ -4,7 +4,7 @@
  * its loss, its seconds, and its seconds of processor time. At the end of the input the parameters
  * and running statistics are written.
  *
- * In FOLDER: params (tensors in order), images (of every step, NHWC), labels (bytes); out:
+ * In FOLDER: params (tensors in order), images (of every step, NHWC), labels (16 bits each); out:
  * params.out, running.out (of each batch norm in order, means and then variances). All are f32.
  * SPDX-License-Identifier: MIT
  */
@@ -27,7 +27,7 @@ struct steps {
 	struct net net;
 	struct net_plan *plan;
 	float *momentum;
-	uint8_t *labels;
+	uint16_t *labels;
 	FILE *images_file, *labels_file;
 	struct image_error error;
 };
@@ -86,7 +86,7 @@ static int setup(struct steps *s, char **argv)
 		return -1;
 	}
 	s->momentum = calloc(s->net.n_params, sizeof(float));
-	s->labels = calloc(s->batch, 1);
+	s->labels = calloc(s->batch, sizeof(*s->labels));
 	if (!s->momentum || !s->labels || move_params(s, "params", false))
 		return -1;
 	s->images_file = open_in(s, "images", "rb");
@@ -121,7 +121,7 @@ static int step(struct steps *s)
 	double began, cpu_began;
 
 	if (fread(s->plan->input, image, s->batch, s->images_file) != s->batch ||
-		fread(s->labels, 1, s->batch, s->labels_file) != s->batch) {
+		fread(s->labels, sizeof(*s->labels), s->batch, s->labels_file) != s->batch) {
 		(void)image_fail(&s->error, PSGD_ERR_IO, "no more batches");
 		return -1;
 	}

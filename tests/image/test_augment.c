@@ -62,7 +62,7 @@ START_TEST(test_law)
 	static float expected[MAX_VALUES], got[2 * MAX_VALUES];
 	static struct sample s;
 	size_t values = image_values(&shapes[_i]);
-	uint8_t labels[2];
+	uint16_t labels[2];
 
 	sample_fill(&s, &shapes[_i]);
 	for (int rows = -PAD; rows <= PAD; rows++)
@@ -88,7 +88,7 @@ START_TEST(test_without)
 {
 	static float plain[MAX_VALUES], expected[MAX_VALUES];
 	static struct sample s;
-	uint8_t label;
+	uint16_t label;
 
 	sample_fill(&s, &shapes[_i]);
 	data_gather(&s.data, &s.data.train, &(uint32_t){1}, NULL, 1, plain, &label);

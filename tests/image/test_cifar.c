@@ -172,7 +172,7 @@ START_TEST(test_normalised)
 {
 	float values[CIFAR_BYTES];
 	struct data data;
-	uint8_t label;
+	uint16_t label;
 
 	ck_assert_int_eq(load(formats[_i]->name, 0, 0, &data), PSGD_OK);
 	data_gather(&data, &data.test, &(uint32_t){2}, NULL, 1, values, &label);

@@ -20,7 +20,7 @@ START_TEST(test_load)
 	struct psgd_config_dataset config = {.name = (char[]){"idx"}, .root = root};
 	const uint32_t picked[2] = {11, 0};
 	float pixels[2 * 24];
-	uint8_t labels[2];
+	uint16_t labels[2];
 	struct data data;
 	struct image_shape shape;
 
@@ -49,7 +49,7 @@ START_TEST(test_normalised)
 	double sum = 0.0, square = 0.0;
 	float pixels[12 * 24];
 	uint32_t all[12];
-	uint8_t labels[12];
+	uint16_t labels[12];
 	struct data data;
 
 	ck_assert_int_eq(load(&data), PSGD_OK);

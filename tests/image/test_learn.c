@@ -19,7 +19,7 @@ struct learner {
 	struct sampler sampler;
 	float *momentum;
 	uint32_t indices[BATCH];
-	uint8_t labels[BATCH];
+	uint16_t labels[BATCH];
 };
 
 static struct image_error error;

@@ -268,9 +268,9 @@ static const struct {
 } refusals[] = {
 	{{"vgg", "auto", 10, 1, 28, 28, 1}, "model.name 'vgg' is not one of: mlp, cnn, resnet8, "
 		"resnet20, resnet18, resnet34, resnet50"},
-	{{"mlp", "auto", 1, 1, 28, 28, 1}, "model.num_classes is 1; labels are bytes: 2 to 256"},
-	{{"cnn", "auto", 257, 1, 28, 28, 1},
-		"model.num_classes is 257; labels are bytes: 2 to 256"},
+	{{"mlp", "auto", 1, 1, 28, 28, 1}, "model.num_classes is 1, expected 2 to 65536"},
+	{{"cnn", "auto", 65537, 1, 28, 28, 1},
+		"model.num_classes is 65537, expected 2 to 65536"},
 	{{"cnn", "auto", 10, 1, 3, 3, 1}, "model cnn: images are too small to pool"},
 	{{"cnn", "cifar", 10, 1, 28, 28, 1},
 		"model.stem is 'cifar', but a cnn has no stem; only ResNets do"},

@@ -93,7 +93,7 @@ START_TEST(test_loss_values)
 {
 	/* Row 0: all alike, loss log 3. Row 1: sure and right. Row 2: sure and wrong. */
 	float scores[9] = {5, 5, 5, 0, 1000, 0, -1000, 0, 1}, diff[9];
-	const uint8_t labels[3] = {0, 1, 0};
+	const uint16_t labels[3] = {0, 1, 0};
 	struct loss loss = {0};
 	double e = exp(1.0);
 
@@ -116,7 +116,7 @@ START_TEST(test_loss_gradient)
 {
 	enum { N = 4, CLASSES = 7 };
 	float scores[N * CLASSES], diff[N * CLASSES];
-	uint8_t labels[N] = {6, 0, 3, 3};
+	uint16_t labels[N] = {6, 0, 3, 3};
 	const float step = 0x1p-10f;
 
 	for (size_t i = 0; i < N * CLASSES; i++)
@@ -141,7 +141,7 @@ END_TEST
 START_TEST(test_loss_nan)
 {
 	float scores[3] = {NAN, 0, 0}, diff[3];
-	const uint8_t label = 1;
+	const uint16_t label = 1;
 	struct loss loss = {0};
 
 	loss_add(&loss, scores, &label, 1, 3, diff);

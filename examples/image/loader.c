@@ -1,0 +1,98 @@
+/* Batches of a data set: a worker's part, by number. SPDX-License-Identifier: MIT */
+#include "loader.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define TEST_BATCH 250 /* at most */
+#define TEST_PIXELS ((size_t)TEST_BATCH * 64 * 64)
+
+/* Fewer of large images: a batch's values are memory. */
+static size_t test_batch(const struct image_shape *shape)
+{
+	size_t most = TEST_PIXELS / (shape->rows * shape->cols);
+
+	return most < 1 ? 1 : most > TEST_BATCH ? TEST_BATCH : most;
+}
+
+psgd_status loader_open(struct loader *loader, const struct psgd_config *config, uint32_t worker,
+	uint32_t n_workers, struct image_error *error)
+{
+	size_t count, largest;
+	psgd_status status;
+
+	*loader = (struct loader){.epoch = UINT64_MAX};
+	status = data_load(
+		&config->dataset, config->model.num_classes, config->seed, &loader->data, error);
+	if (!status)
+		status = sampler_init(&loader->sampler, loader->data.train.count,
+			config->dataset.batch_size, worker, n_workers, config->seed, error);
+	if (status)
+		return status;
+	count = loader->data.test.count;
+	loader->test_begin = count * worker / n_workers;
+	loader->test_end = count * (worker + 1) / n_workers;
+	loader->test_batch = test_batch(&loader->data.shape);
+	loader->crop_flip = strcmp(config->dataset.augment, "crop_flip") == 0;
+	largest = loader_largest(loader);
+	loader->indices = calloc(largest, sizeof(*loader->indices));
+	loader->changes = calloc(largest, sizeof(*loader->changes));
+	if (!loader->indices || !loader->changes)
+		return image_fail(error, PSGD_ERR_NOMEM, "out of memory");
+	return PSGD_OK;
+}
+
+void loader_close(struct loader *loader)
+{
+	free(loader->changes);
+	free(loader->indices);
+	sampler_finish(&loader->sampler);
+	data_free(&loader->data);
+}
+
+psgd_status loader_train(struct loader *loader, uint64_t epoch, size_t iteration, float *images,
+	uint16_t *labels, struct image_error *error)
+{
+	const struct sampler *sampler = &loader->sampler;
+	uint64_t key = augment_key(sampler->seed, epoch);
+
+	(void)error;
+	if (epoch != loader->epoch)
+		sampler_start(&loader->sampler, epoch);
+	loader->epoch = epoch;
+	sampler_batch(sampler, iteration, loader->indices);
+	for (size_t i = 0; loader->crop_flip && i < sampler->batch; i++)
+		loader->changes[i] = augment_draw(key, sampler_position(sampler, iteration, i));
+	data_gather(&loader->data, &loader->data.train, loader->indices,
+		loader->crop_flip ? loader->changes : NULL, sampler->batch, images, labels);
+	return PSGD_OK;
+}
+
+size_t loader_test_size(const struct loader *loader, size_t i)
+{
+	size_t count = loader->test_end - loader->test_begin, begin = i * loader->test_batch;
+
+	if (begin >= count)
+		return 0;
+	return count - begin < loader->test_batch ? count - begin : loader->test_batch;
+}
+
+psgd_status loader_test(
+	struct loader *loader, size_t i, float *images, uint16_t *labels, struct image_error *error)
+{
+	size_t begin = loader->test_begin + i * loader->test_batch;
+	size_t n = loader_test_size(loader, i);
+
+	(void)error;
+	for (size_t k = 0; k < n; k++)
+		loader->indices[k] = (uint32_t)(begin + k);
+	data_gather(&loader->data, &loader->data.test, loader->indices, NULL, n, images, labels);
+	return PSGD_OK;
+}
+
+size_t loader_largest(const struct loader *loader)
+{
+	size_t batch = loader->sampler.batch;
+
+	return batch > loader->test_batch ? batch : loader->test_batch;
+}
