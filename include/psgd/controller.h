@@ -50,9 +50,10 @@ struct psgd_observation {
 	double grad_sum_norm; /* 2-norm of the sum, all tensors together; NaN when not asked for */
 	uint64_t grad_sum_steps; /* how many gradients are in it */
 	int64_t step_ns; /* mean over the workers, as the next three; 0 when timing is not asked */
-	int64_t exposed_ns; /* the part of it in which the trainer waited */
+	int64_t exposed_ns; /* the part of it in which the trainer waited for buckets */
 	int64_t wire_ns;
-	int64_t compute_ns; /* the maximum over the workers of step - exposed */
+	int64_t compute_ns; /* the maximum over the workers of step - exposed; sums of
+			     * psgd_session_sync are in it, and in nothing else here */
 	const struct psgd_message_time *messages;
 	size_t n_messages;
 	const struct psgd_bucket_time *buckets;

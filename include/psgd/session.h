@@ -46,9 +46,10 @@ struct psgd_step_info {
 
 /*
  * What a step was. Times in ns. The driver thread's time is partitioned:
- * step = compute + exposed_encode + exposed_wire + exposed_decode, where an exposed part is time
- * in which the thread waited in this library, named after what the progress thread did then;
- * exposed_wire is all the rest of the waiting (the wire, and peers that were not there yet).
+ * step = compute + exposed_encode + exposed_wire + exposed_decode + sync, where an exposed part is
+ * time in which the thread waited in this library, named after what the progress thread did then;
+ * exposed_wire is all the rest of the waiting (the wire, and peers that were not there yet). The
+ * messages of psgd_session_sync are in sync_* and sent_bytes alone.
  */
 struct psgd_report {
 	size_t size;
@@ -58,10 +59,12 @@ struct psgd_report {
 	/* Busy times, hidden or not: run(0), the later runs, messages on the wire. */
 	int64_t encode_ns, decode_ns, wire_ns;
 	int64_t hidden_wire_ns; /* the part of wire_ns in which the driver thread did not wait */
+	int64_t sync_ns;	/* in psgd_session_sync */
 	uint64_t raw_bytes;	/* gradients */
 	uint64_t payload_bytes; /* messages of the buckets; of an all-gather, the own block */
 	uint64_t control_bytes; /* payload of agreements, observations, ranks */
 	uint64_t sent_bytes;	/* what the transport sent for all of these */
+	uint64_t sync_bytes;	/* what it sent for psgd_session_sync */
 	double grad_norm;	/* of the mean gradient; NaN without PSGD_SESSION_GRAD_NORM */
 	double grad_sum_norm;	/* NaN unless epoch_end and PSGD_SESSION_GRAD_SUM, on worker 0 */
 	uint32_t n_buckets, n_messages;
@@ -119,6 +122,15 @@ PSGD_API psgd_status psgd_session_wait(
  */
 PSGD_API psgd_status psgd_session_finish_step(
 	psgd_session *session, const struct psgd_step_info *info, struct psgd_report *report);
+
+/*
+ * Adds up n values over the workers in the middle of a step, in forward or backward, in the order
+ * of submits; blocks; the same bits on all. Every worker calls it in the same places. With
+ * PSGD_SESSION_NO_OVERLAP it goes before the buckets, which wait for finish_step. One worker: OK,
+ * and nothing is sent. Errors: INVALID, STATE (a session without a transport), NOMEM (nothing was
+ * started), or the session's failure: MISMATCH when n differs, named.
+ */
+PSGD_API psgd_status psgd_session_sync(psgd_session *session, float *values, size_t n);
 
 /* Copies n bytes from `root` to all workers. Between steps; blocks. Errors as finish_step. */
 PSGD_API psgd_status psgd_session_broadcast(

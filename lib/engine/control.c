@@ -42,10 +42,11 @@ static void fill_timing(const struct psgd__control *c, double *mine)
 	const struct psgd__record *record = &c->record;
 	double *at = mine + AT_MESSAGES;
 
+	/* No rank shortens a sync: to a controller its time is the trainer's. */
 	mine[AT_STEP] = (double)c->report.step_ns;
-	mine[AT_EXPOSED] = (double)(c->report.step_ns - c->report.compute_ns);
+	mine[AT_EXPOSED] = (double)(c->report.step_ns - c->report.compute_ns - c->report.sync_ns);
 	mine[AT_WIRE] = (double)c->report.wire_ns;
-	mine[AT_COMPUTE] = (double)c->report.compute_ns;
+	mine[AT_COMPUTE] = (double)(c->report.compute_ns + c->report.sync_ns);
 	for (size_t i = 0; i < record->n_messages; i++)
 		*at++ = (double)record->messages[i].ns;
 	for (size_t i = 0; i < record->n_buckets; i++) {

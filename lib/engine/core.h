@@ -17,7 +17,7 @@
 #include "base/index.h"
 #include "base/kernels.h"
 
-enum psgd__kind { PSGD__BUCKET = 1, PSGD__CONTROL, PSGD__BROADCAST, PSGD__SUM };
+enum psgd__kind { PSGD__BUCKET = 1, PSGD__CONTROL, PSGD__BROADCAST, PSGD__SUM, PSGD__SYNC };
 
 enum psgd__busy { PSGD__ENCODING = 0, PSGD__DECODING, PSGD__ON_WIRE, PSGD__N_BUSY };
 
@@ -32,12 +32,14 @@ struct psgd__record {
 	size_t n_intervals, intervals_capacity;
 	struct psgd__interval *waits; /* of the driver thread; `what` is not used */
 	size_t n_waits, waits_capacity;
+	struct psgd__interval *syncs; /* the driver thread in psgd_session_sync */
+	size_t n_syncs, syncs_capacity;
 	struct psgd_message_time *messages; /* of buckets, ns of this worker */
 	size_t n_messages, messages_capacity;
 	struct psgd_bucket_time *buckets; /* of this worker */
 	size_t n_buckets, buckets_capacity;
 	int64_t start_ns;
-	uint64_t raw_bytes, payload_bytes, control_bytes, sent_bytes;
+	uint64_t raw_bytes, payload_bytes, control_bytes, sent_bytes, sync_bytes;
 	double sum_squares;
 	uint32_t rank_min, rank_max, n_nonfinite;
 	/* What the buckets were, for questions of the controller: ids one after the other. */
@@ -73,7 +75,8 @@ struct psgd_exchange {
 	bool in_flight; /* the last collective handed out is not back yet */
 	bool done;	/* guarded by lock in a session */
 	psgd_ticket ticket;
-	/* Of a bucket: what all workers must agree on. It is in every tag. Others: kind and step.
+	/* Of a bucket: what all workers must agree on. It is in every tag. Others: kind and step,
+	 * or the number of values of a sync.
 	 */
 	uint64_t signature;
 	struct psgd_exchange *carrier;	   /* whose caller runs the collective; see exchange.c */
@@ -93,7 +96,7 @@ struct psgd_exchange {
 	/* PSGD__CONTROL */
 	struct psgd__control control;
 
-	/* PSGD__BROADCAST, PSGD__SUM */
+	/* PSGD__BROADCAST, PSGD__SUM, PSGD__SYNC */
 	void *data;
 	int64_t count;
 	uint32_t root;
@@ -199,6 +202,18 @@ psgd_status psgd__finish_exchange(struct psgd_exchange *x);
 /* Writes out what zeros in a compressor's plan mean. INVALID: *bad is a round that cannot be. */
 psgd_status psgd__plan_complete(struct psgd_plan *plan, uint32_t *bad);
 
+/* agree.c: memory for an agreement on x->signature, if there was none before; its two halves. */
+psgd_status psgd__agree_prepare(struct psgd_exchange *x);
+psgd_status psgd__agree_send(struct psgd_exchange *x);
+psgd_status psgd__agree_check(struct psgd_exchange *x);
+
+/* Names the workers whose block differs from worker 0's, "worker 1, worker 3"; false: none. */
+bool psgd__differing(const double *blocks, size_t block, size_t compared, uint32_t n_workers,
+	char *text, size_t bytes);
+
+/* session.c: waits until the ticket (0: everything, or all but controls) has left the queue. */
+psgd_status psgd__wait_for(psgd_session *s, psgd_ticket ticket, bool controls, int64_t timeout_ns);
+
 /* control.c */
 psgd_status psgd__control_new(psgd_session *s, const struct psgd_step_info *info,
 	const struct psgd_report *report, struct psgd__record *record, bool first,
@@ -206,16 +221,13 @@ psgd_status psgd__control_new(psgd_session *s, const struct psgd_step_info *info
 psgd_status psgd__control_advance(struct psgd_exchange *x);
 void psgd__control_free(struct psgd__control *control);
 
-/* Names the workers whose block differs from worker 0's, "worker 1, worker 3"; false: none. */
-bool psgd__differing(const double *blocks, size_t block, size_t compared, uint32_t n_workers,
-	char *text, size_t bytes);
-
 /* stats.c */
 void psgd__record_free(struct psgd__record *record);
 psgd_status psgd__record_interval(
 	psgd_session *s, enum psgd__busy what, int64_t start_ns, int64_t end_ns);
 /* A failure is the session's. */
 psgd_status psgd__record_wait(psgd_session *s, int64_t start_ns, int64_t end_ns);
+psgd_status psgd__record_sync(psgd_session *s, int64_t start_ns, int64_t end_ns);
 psgd_status psgd__record_bucket(struct psgd_exchange *x);
 psgd_status psgd__record_transfer(struct psgd_exchange *x, const struct psgd_transfer *transfer);
 /* Times and bytes of a step that ends at end_ns; takes nothing from the record. */

@@ -14,17 +14,6 @@
 
 enum stage { PLAN = 0, ENCODE, AGREE_SEND, AGREE_CHECK, ROUND_SEND, ROUND_RUN, SIMPLE_CHECK };
 
-/* What the agreement compares for each worker, in doubles that hold 32-bit words exactly. */
-enum {
-	AGREE_HASH_HIGH,
-	AGREE_HASH_LOW,
-	AGREE_GRADS,
-	AGREE_VALUES,
-	AGREE_NUMBER,
-	AGREE_ROUNDS, /* kind and dtype of each, 8 bits */
-	AGREE_BLOCK
-};
-
 psgd_status psgd__hand_out(struct psgd_exchange *x, uint32_t kind, uint32_t dtype, void *data,
 	int64_t count, bool last)
 {
@@ -65,22 +54,6 @@ psgd_status psgd__finish_exchange(struct psgd_exchange *x)
 	return PSGD_OK;
 }
 
-bool psgd__differing(const double *blocks, size_t block, size_t compared, uint32_t n_workers,
-	char *text, size_t bytes)
-{
-	size_t used = 0;
-
-	psgd__text(text, bytes, "%s", "");
-	for (uint32_t w = 1; w < n_workers; w++) {
-		if (!memcmp(blocks, blocks + w * block, compared * sizeof(*blocks)))
-			continue;
-		if (used < bytes)
-			psgd__text(text + used, bytes - used, "%sworker %u", used ? ", " : "", w);
-		used = strlen(text);
-	}
-	return used > 0;
-}
-
 static uint64_t signature(const struct psgd_exchange *x)
 {
 	uint64_t hash = psgd__hash_u64(PSGD__HASH_START, x->bucket.n_grads);
@@ -99,15 +72,6 @@ static uint64_t signature(const struct psgd_exchange *x)
 		hash = psgd__hash_u64(hash, (uint64_t)x->plan.round[i].count);
 	}
 	return hash;
-}
-
-static bool agreed_before(const psgd_session *s, uint64_t hash)
-{
-	for (size_t i = s->n_seen; i-- > 0;) {
-		if (s->seen[i] == hash)
-			return true;
-	}
-	return false;
 }
 
 psgd_status psgd__plan_complete(struct psgd_plan *plan, uint32_t *bad)
@@ -180,12 +144,7 @@ static psgd_status plan_bucket(struct psgd_exchange *x)
 	PSGD__TRY(allocate_messages(x));
 	PSGD__TRY(psgd__record_bucket(x));
 	x->signature = signature(x);
-	if (s->n_workers > 1 && !agreed_before(s, x->signature)) {
-		x->agreement = psgd__calloc((size_t)s->n_workers * AGREE_BLOCK, sizeof(double));
-		if (!x->agreement)
-			return PSGD_ERR_NOMEM;
-	}
-	return PSGD_OK;
+	return psgd__agree_prepare(x);
 }
 
 static psgd_status run_round(struct psgd_exchange *x, uint32_t index)
@@ -228,59 +187,6 @@ static psgd_status observe_gradients(struct psgd_exchange *x)
 	return PSGD_OK;
 }
 
-static psgd_status send_agreement(struct psgd_exchange *x)
-{
-	psgd_session *s = x->session;
-	double *mine = x->agreement + (size_t)s->worker * AGREE_BLOCK;
-	uint32_t rounds = 0;
-	int64_t values = 0;
-	psgd_status status;
-
-	for (uint32_t i = 0; i < x->plan.n_rounds; i++) {
-		values += x->plan.round[i].count;
-		rounds = rounds << 8 | x->plan.round[i].kind << 4 | x->plan.round[i].dtype;
-	}
-	mine[AGREE_HASH_HIGH] = (double)(x->signature >> 32);
-	mine[AGREE_HASH_LOW] = (double)(x->signature & UINT32_MAX);
-	mine[AGREE_GRADS] = (double)x->bucket.n_grads;
-	mine[AGREE_VALUES] = (double)values;
-	mine[AGREE_NUMBER] = (double)x->number;
-	mine[AGREE_ROUNDS] = (double)rounds;
-	status = psgd__hand_out(x, PSGD_ALLREDUCE_SUM, PSGD_F64, x->agreement,
-		(int64_t)s->n_workers * AGREE_BLOCK, false);
-	/* The signature is what is to be compared: here it must not keep messages apart. */
-	x->collective.tag |= UINT32_MAX;
-	x->is_control = true;
-	return status;
-}
-
-static psgd_status check_agreement(struct psgd_exchange *x)
-{
-	psgd_session *s = x->session;
-	const double *zero = x->agreement;
-	char who[128];
-
-	x->is_control = false;
-	for (uint32_t w = 1; w < s->n_workers; w++) {
-		const double *other = x->agreement + (size_t)w * AGREE_BLOCK;
-
-		if (!memcmp(zero, other, AGREE_BLOCK * sizeof(*zero)))
-			continue;
-		psgd__differing(
-			x->agreement, AGREE_BLOCK, AGREE_BLOCK, s->n_workers, who, sizeof(who));
-		return psgd__session_fail(s, PSGD_ERR_MISMATCH,
-			"bucket %zu of step %llu differs on %s: worker 0 sends %.0f tensors in "
-			"%.0f values, worker %u %.0f tensors in %.0f values%s",
-			x->number, (unsigned long long)x->round.step, who, zero[AGREE_GRADS],
-			zero[AGREE_VALUES], w, other[AGREE_GRADS], other[AGREE_VALUES],
-			zero[AGREE_ROUNDS] == other[AGREE_ROUNDS] ? ""
-								  : ", by other kinds of rounds");
-	}
-	PSGD__TRY(psgd__grow(&s->seen, &s->seen_capacity, s->n_seen + 1, sizeof(*s->seen)));
-	s->seen[s->n_seen++] = x->signature;
-	return PSGD_OK;
-}
-
 static psgd_status advance_bucket(struct psgd_exchange *x, bool *worked)
 {
 	psgd_session *s = x->session;
@@ -302,12 +208,12 @@ static psgd_status advance_bucket(struct psgd_exchange *x, bool *worked)
 			break;
 		case AGREE_SEND:
 			x->stage = AGREE_CHECK;
-			psgd_status agree = send_agreement(x);
+			psgd_status agree = psgd__agree_send(x);
 			if (agree == PSGD_PENDING)
 				x->stage = AGREE_SEND;
 			return agree;
 		case AGREE_CHECK:
-			PSGD__TRY(check_agreement(x));
+			PSGD__TRY(psgd__agree_check(x));
 			x->stage = ROUND_SEND;
 			break;
 		case ROUND_SEND:
@@ -346,6 +252,35 @@ static psgd_status advance_simple(struct psgd_exchange *x)
 	return status;
 }
 
+/* A sum in the middle of a step: on the caller's memory, after an agreement on its size. */
+static psgd_status advance_sync(struct psgd_exchange *x)
+{
+	psgd_status status;
+
+	switch (x->stage) {
+	case PLAN:
+		PSGD__TRY(psgd__agree_prepare(x));
+		x->stage = x->agreement ? AGREE_SEND : ROUND_SEND;
+		return advance_sync(x);
+	case AGREE_SEND:
+		status = psgd__agree_send(x);
+		if (status == PSGD_WANT_COLLECTIVE)
+			x->stage = AGREE_CHECK;
+		return status;
+	case AGREE_CHECK:
+		PSGD__TRY(psgd__agree_check(x));
+		x->stage = ROUND_SEND;
+		return advance_sync(x);
+	case ROUND_SEND:
+		status = psgd__hand_out(x, PSGD_ALLREDUCE_SUM, PSGD_F32, x->data, x->count, true);
+		if (status == PSGD_WANT_COLLECTIVE)
+			x->stage = SIMPLE_CHECK;
+		return status;
+	default:
+		return psgd__finish_exchange(x);
+	}
+}
+
 psgd_status psgd__exchange_advance(struct psgd_exchange *x, bool *worked)
 {
 	psgd_status status;
@@ -356,6 +291,9 @@ psgd_status psgd__exchange_advance(struct psgd_exchange *x, bool *worked)
 		break;
 	case PSGD__CONTROL:
 		status = psgd__control_advance(x);
+		break;
+	case PSGD__SYNC:
+		status = advance_sync(x);
 		break;
 	default:
 		status = advance_simple(x);

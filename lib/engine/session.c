@@ -240,7 +240,7 @@ static bool queued(const psgd_session *s, psgd_ticket ticket, bool controls)
  * Waits until the ticket (0: everything but controls) has left the queue. The queue is empty when
  * a failed session is drained, so that nothing is in use when a failure is returned.
  */
-static psgd_status wait_for(psgd_session *s, psgd_ticket ticket, bool controls, int64_t timeout_ns)
+psgd_status psgd__wait_for(psgd_session *s, psgd_ticket ticket, bool controls, int64_t timeout_ns)
 {
 	int64_t start = psgd__now_ns();
 	struct timespec until;
@@ -272,6 +272,7 @@ psgd_status psgd_session_begin_step(psgd_session *s)
 	pthread_mutex_lock(&s->lock);
 	s->record.start_ns = psgd__now_ns();
 	s->record.n_waits = 0;
+	s->record.n_syncs = 0;
 	s->record.n_intervals = 0;
 	pthread_mutex_unlock(&s->lock);
 	return PSGD_OK;
@@ -325,7 +326,7 @@ psgd_status psgd_session_wait(psgd_session *s, psgd_ticket ticket, int64_t timeo
 	if (!s->transport.ops)
 		return PSGD_ERR_STATE;
 	release_held(s);
-	status = wait_for(s, ticket, true, timeout_ns);
+	status = psgd__wait_for(s, ticket, true, timeout_ns);
 	/* A look is no wait. */
 	if (timeout_ns > 0)
 		PSGD__TRY(psgd__record_wait(s, start, psgd__now_ns()));
@@ -347,7 +348,7 @@ psgd_status psgd_session_finish_step(
 	PSGD__TRY(psgd__step_info(info, report, &whole));
 	release_held(s);
 	/* A step without buckets has nothing that would wait for the last decision. */
-	status = wait_for(s, 0, !s->step_buckets, INT64_MAX);
+	status = psgd__wait_for(s, 0, !s->step_buckets, INT64_MAX);
 	if (status < 0)
 		return status;
 	end = psgd__now_ns();
@@ -359,69 +360,6 @@ psgd_status psgd_session_finish_step(
 	if (control)
 		psgd__queue_push(s, control);
 	return PSGD_OK;
-}
-
-/* A blocking exchange between two steps. */
-static psgd_status run_simple(
-	psgd_session *s, enum psgd__kind kind, void *data, int64_t count, uint32_t root)
-{
-	struct psgd_exchange *x;
-	int64_t start = psgd__now_ns();
-	psgd_status status;
-	psgd_ticket ticket;
-
-	if (!s->transport.ops || s->step_buckets)
-		return PSGD_ERR_STATE;
-	PSGD__TRY(psgd__session_status(s));
-	PSGD__TRY(psgd__exchange_new(s, kind, &x));
-	x->data = data;
-	x->count = count;
-	x->root = root;
-	x->ticket = ticket = ++s->last_ticket;
-	x->signature = kind;
-	psgd__queue_push(s, x);
-	status = wait_for(s, ticket, true, INT64_MAX);
-	PSGD__TRY(psgd__record_wait(s, start, psgd__now_ns()));
-	return status;
-}
-
-psgd_status psgd_session_broadcast(psgd_session *s, void *data, size_t bytes, uint32_t root)
-{
-	if (!s || !data || !bytes || bytes > INT64_MAX || root >= s->n_workers)
-		return PSGD_ERR_INVALID;
-	return run_simple(s, PSGD__BROADCAST, data, (int64_t)bytes, root);
-}
-
-psgd_status psgd_session_sum(psgd_session *s, double *values, size_t n)
-{
-	if (!s || !values || !n || n > INT64_MAX / sizeof(double))
-		return PSGD_ERR_INVALID;
-	return run_simple(s, PSGD__SUM, values, (int64_t)n, 0);
-}
-
-psgd_status psgd_session_agree(psgd_session *s, uint64_t hash)
-{
-	double *blocks;
-	char who[128];
-	psgd_status status;
-
-	if (!s)
-		return PSGD_ERR_INVALID;
-	blocks = psgd__calloc(s->n_workers, 2 * sizeof(*blocks));
-	if (!blocks)
-		return PSGD_ERR_NOMEM;
-	blocks[2 * s->worker] = (double)(hash >> 32);
-	blocks[2 * s->worker + 1] = (double)(hash & UINT32_MAX);
-	status = run_simple(s, PSGD__SUM, blocks, 2 * (int64_t)s->n_workers, 0);
-	if (status >= 0 && psgd__differing(blocks, 2, 2, s->n_workers, who, sizeof(who))) {
-		status = PSGD_ERR_MISMATCH;
-		pthread_mutex_lock(&s->lock);
-		psgd__text(
-			s->error, sizeof(s->error), "the hash differs from worker 0's on %s", who);
-		pthread_mutex_unlock(&s->lock);
-	}
-	free(blocks);
-	return status;
 }
 
 psgd_status psgd_session_set_ranks(psgd_session *s, const uint32_t *ranks, size_t n_ranks)
@@ -470,7 +408,7 @@ psgd_status psgd_session_memory(psgd_session *s, struct psgd_memory *out)
 		return PSGD_ERR_STATE;
 	/* A decision that is on its way may change the compressor's state. */
 	if (s->has_thread)
-		PSGD__TRY(wait_for(s, 0, true, INT64_MAX));
+		PSGD__TRY(psgd__wait_for(s, 0, true, INT64_MAX));
 	if (s->compressor.ops->state_bytes)
 		mine.state_bytes = s->compressor.ops->state_bytes(s->compressor.self);
 	for (size_t i = 0; i < s->n_blocks; i++)
@@ -512,10 +450,10 @@ void psgd_session_close(psgd_session **session)
 	*session = NULL;
 	if (s->has_thread) {
 		if (!s->step_buckets)
-			wait_for(s, 0, true, CLOSE_GRACE_NS);
-		if (wait_for(s, 0, true, 0) == PSGD_PENDING) {
+			psgd__wait_for(s, 0, true, CLOSE_GRACE_NS);
+		if (psgd__wait_for(s, 0, true, 0) == PSGD_PENDING) {
 			psgd_session_abort(s);
-			wait_for(s, 0, true, INT64_MAX);
+			psgd__wait_for(s, 0, true, INT64_MAX);
 		}
 		pthread_mutex_lock(&s->lock);
 		s->stop = true;

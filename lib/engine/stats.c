@@ -7,6 +7,7 @@ void psgd__record_free(struct psgd__record *record)
 {
 	free(record->intervals);
 	free(record->waits);
+	free(record->syncs);
 	free(record->messages);
 	free(record->buckets);
 	free(record->ids);
@@ -45,6 +46,21 @@ psgd_status psgd__record_wait(psgd_session *s, int64_t start_ns, int64_t end_ns)
 		&r->waits, &r->n_waits, &r->waits_capacity, PSGD__ON_WIRE, start_ns, end_ns);
 	pthread_mutex_unlock(&s->lock);
 	/* What was waited for has happened here and on the others: it must not be called again. */
+	if (status < 0)
+		return psgd__session_fail(s, status, "%s", psgd_status_text(status));
+	return PSGD_OK;
+}
+
+psgd_status psgd__record_sync(psgd_session *s, int64_t start_ns, int64_t end_ns)
+{
+	struct psgd__record *r = &s->record;
+	psgd_status status;
+
+	pthread_mutex_lock(&s->lock);
+	status = push_interval(
+		&r->syncs, &r->n_syncs, &r->syncs_capacity, PSGD__ON_WIRE, start_ns, end_ns);
+	pthread_mutex_unlock(&s->lock);
+	/* As in psgd__record_wait. */
 	if (status < 0)
 		return psgd__session_fail(s, status, "%s", psgd_status_text(status));
 	return PSGD_OK;
@@ -114,10 +130,15 @@ psgd_status psgd__record_transfer(struct psgd_exchange *x, const struct psgd_tra
 	if (end_ns < start_ns)
 		end_ns = start_ns;
 	s->wire_end_ns = end_ns;
+	r->sent_bytes += transfer->sent_bytes;
+	if (x->kind == PSGD__SYNC && !x->is_control) {
+		r->sync_bytes += transfer->sent_bytes;
+		pthread_mutex_unlock(&s->lock);
+		return PSGD_OK;
+	}
 	if (end_ns > start_ns)
 		status = push_interval(&r->intervals, &r->n_intervals, &r->intervals_capacity,
 			PSGD__ON_WIRE, start_ns, end_ns);
-	r->sent_bytes += transfer->sent_bytes;
 	if (x->is_control) {
 		r->control_bytes += transfer->payload_bytes;
 	} else {
@@ -149,7 +170,7 @@ static int64_t overlap(const struct psgd__interval *a, const struct psgd__interv
 void psgd__record_report(const struct psgd__record *record, int64_t end_ns, struct psgd_report *out)
 {
 	int64_t busy[PSGD__N_BUSY] = {0}, exposed[PSGD__N_BUSY] = {0};
-	int64_t waited = 0;
+	int64_t waited = 0, synced = 0, wire_in_syncs = 0;
 
 	for (size_t i = 0; i < record->n_intervals; i++) {
 		const struct psgd__interval *x = &record->intervals[i];
@@ -157,18 +178,24 @@ void psgd__record_report(const struct psgd__record *record, int64_t end_ns, stru
 		busy[x->what] += x->end_ns - x->start_ns;
 		for (size_t w = 0; w < record->n_waits; w++)
 			exposed[x->what] += overlap(x, &record->waits[w]);
+		for (size_t w = 0; x->what == PSGD__ON_WIRE && w < record->n_syncs; w++)
+			wire_in_syncs += overlap(x, &record->syncs[w]);
 	}
 	for (size_t w = 0; w < record->n_waits; w++)
 		waited += record->waits[w].end_ns - record->waits[w].start_ns;
+	for (size_t w = 0; w < record->n_syncs; w++)
+		synced += record->syncs[w].end_ns - record->syncs[w].start_ns;
 	out->step_ns = end_ns - record->start_ns;
-	out->compute_ns = out->step_ns - waited;
+	out->compute_ns = out->step_ns - waited - synced;
+	out->sync_ns = synced;
+	out->sync_bytes = record->sync_bytes;
 	out->exposed_encode_ns = exposed[PSGD__ENCODING];
 	out->exposed_decode_ns = exposed[PSGD__DECODING];
 	out->exposed_wire_ns = waited - exposed[PSGD__ENCODING] - exposed[PSGD__DECODING];
 	out->encode_ns = busy[PSGD__ENCODING];
 	out->decode_ns = busy[PSGD__DECODING];
 	out->wire_ns = busy[PSGD__ON_WIRE];
-	out->hidden_wire_ns = busy[PSGD__ON_WIRE] - exposed[PSGD__ON_WIRE];
+	out->hidden_wire_ns = busy[PSGD__ON_WIRE] - exposed[PSGD__ON_WIRE] - wire_in_syncs;
 	out->raw_bytes = record->raw_bytes;
 	out->payload_bytes = record->payload_bytes;
 	out->control_bytes = record->control_bytes;

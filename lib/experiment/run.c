@@ -161,6 +161,8 @@ static void row_ours(const struct psgd_run *run, struct psgd__row *line,
 		psgd__row_empty(line);
 	}
 	psgd__row_count(line, report->n_messages);
+	psgd__row_seconds(line, report->sync_ns);
+	psgd__row_count(line, report->sync_bytes);
 }
 
 static psgd_status append_row(

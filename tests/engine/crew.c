@@ -140,6 +140,11 @@ static psgd_status one_step(struct crew_worker *w, psgd_session *s, int step)
 	if (step == 2 && w->crew->variant->powersgd && !w->crew->variant->controlled)
 		TRY_TWICE(w, psgd_session_set_ranks(s, ranks, TENSORS));
 	TRY_TWICE(w, psgd_session_begin_step(s));
+	float parts[2] = {1.0f, (float)w->index};
+	uint32_t n = w->crew->variant->n_workers;
+
+	TRY_TWICE(w, psgd_session_sync(s, parts, 2));
+	w->loose |= parts[0] != (float)n || parts[1] != (float)(n * (n - 1) / 2);
 	for (int b = 0; b < 3; b++) {
 		struct psgd_bucket bucket = PSGD_INIT(psgd_bucket);
 		struct psgd_grad list[TENSORS];
