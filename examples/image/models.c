@@ -185,7 +185,7 @@ psgd_status model_build(struct net *net, struct nn *nn, const struct psgd_config
 	if (!model && !resnet)
 		return image_fail(error, PSGD_ERR_CONFIG,
 			"model.name '%s' is not one of: mlp, cnn, resnet8, resnet20, resnet18, "
-			"resnet34, resnet50",
+			"resnet34, resnet50, resnet101, resnet152",
 			config->name);
 	status = find_stem(config, resnet, in, &imagenet, error);
 	if (status)

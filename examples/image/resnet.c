@@ -14,6 +14,8 @@ static const struct {
 	{"resnet18", {4, {2, 2, 2, 2}, 64, 1, false}},
 	{"resnet34", {4, {3, 4, 6, 3}, 64, 1, false}},
 	{"resnet50", {4, {3, 4, 6, 3}, 64, 4, false}},
+	{"resnet101", {4, {3, 4, 23, 3}, 64, 4, false}},
+	{"resnet152", {4, {3, 8, 36, 3}, 64, 4, false}},
 };
 
 const struct resnet *resnet_find(const char *name)

@@ -12,6 +12,7 @@
 
 #include "models.h"
 #include "optim.h"
+#include "schedule.h"
 #include "trainer.h"
 
 #define MAX_NONFINITE_STEPS 10
@@ -247,7 +248,7 @@ static psgd_status end_epoch(struct trainer *t, uint64_t epoch, double rate)
 
 static psgd_status train_epoch(struct trainer *t, unsigned epoch)
 {
-	double rate = optim_learning_rate(&t->config->training, epoch);
+	double rate = schedule_learning_rate(t->config, epoch);
 	psgd_status status;
 
 	t->epoch_loss = (struct loss){0};

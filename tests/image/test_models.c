@@ -18,9 +18,9 @@ static void close_nn(void)
 	nn_close(&nn);
 }
 
-static char *const model_names[] = {
-	"mlp", "cnn", "resnet8", "resnet20", "resnet18", "resnet34", "resnet50"};
-enum { MLP, CNN, RESNET8, RESNET20, RESNET18, RESNET34, RESNET50, N_MODELS };
+static char *const model_names[] = {"mlp", "cnn", "resnet8", "resnet20", "resnet18", "resnet34",
+	"resnet50", "resnet101", "resnet152"};
+enum { MLP, CNN, RESNET8, RESNET20, RESNET18, RESNET34, RESNET50, RESNET101, RESNET152, N_MODELS };
 
 struct wanted {
 	char *name, *stem;
@@ -110,7 +110,7 @@ END_TEST
 /* Each bucket is complete no later in backward than the next; the edges are small. */
 START_TEST(test_model_buckets)
 {
-	static const unsigned least[N_MODELS] = {4, 4, 1, 4, 6, 8, 8};
+	static const unsigned least[N_MODELS] = {4, 4, 1, 4, 6, 8, 8, 8, 8};
 	struct net net;
 	size_t *completed_at, *bytes, l;
 
@@ -154,16 +154,19 @@ static const struct {
 	{{"resnet18", "auto", 10, 3, 32, 32, 1}, 62, 11173962},
 	{{"resnet18", "imagenet", 10, 3, 32, 32, 1}, 62, 11181642},
 	{{"resnet18", "auto", 2, 1, 64, 64, 1}, 62, 11173962 - 8 * 513 - 2 * 576},
-	{{"resnet18", "auto", 256, 3, 224, 224, 1}, 62, 11689512 - 744 * 513},
-	{{"resnet34", "auto", 256, 3, 224, 224, 1}, 110, 21797672 - 744 * 513},
-	{{"resnet50", "auto", 256, 3, 224, 224, 1}, 161, 25557032 - 744 * 2049},
+	{{"resnet18", "auto", 1000, 3, 224, 224, 1}, 62, 11689512},
+	{{"resnet34", "auto", 1000, 3, 224, 224, 1}, 110, 21797672},
+	{{"resnet50", "auto", 1000, 3, 224, 224, 1}, 161, 25557032},
+	{{"resnet101", "auto", 1000, 3, 224, 224, 1}, 314, 44549160},
+	{{"resnet152", "auto", 1000, 3, 224, 224, 1}, 467, 60192808},
+	{{"resnet101", "imagenet", 10, 3, 64, 64, 1}, 314, 44549160 - 990 * 2049},
 	{{"resnet50", "cifar", 100, 3, 224, 65, 1}, 161, 25557032 - 900 * 2049 - 64 * 3 * 40},
 };
 /* clang-format on */
 
 #define N_COUNTS ((int)(sizeof(counts) / sizeof(counts[0])))
 
-/* The numbers that torchvision gives, which are for 1000 classes where labels have more bytes. */
+/* The numbers that torchvision gives for 1000 classes. */
 START_TEST(test_model_counts)
 {
 	struct net net;
@@ -242,6 +245,16 @@ START_TEST(test_resnet_tensors)
 	/* 224 pixels a side become 7. */
 	ck_assert_int_eq(layer_of(&net, "layer4.2.conv3.weight")->out.h, 7);
 	net_free(&net);
+	/* The deepest have more blocks in the middle, and names of two digits. */
+	ck_assert_int_eq(build_named(&net, NULL, (char[]){"resnet101"}, 10, 224, 1), PSGD_OK);
+	ck_assert_ptr_nonnull(find(&net, "layer3.22.conv3.weight"));
+	ck_assert_ptr_null(find(&net, "layer3.23.conv1.weight"));
+	net_free(&net);
+	ck_assert_int_eq(build_named(&net, NULL, (char[]){"resnet152"}, 10, 224, 1), PSGD_OK);
+	ck_assert_ptr_nonnull(find(&net, "layer2.7.bn3.bias"));
+	ck_assert_ptr_nonnull(find(&net, "layer3.35.conv3.weight"));
+	ck_assert_ptr_null(find(&net, "layer3.36.conv1.weight"));
+	net_free(&net);
 }
 END_TEST
 
@@ -267,7 +280,7 @@ static const struct {
 	const char *text;
 } refusals[] = {
 	{{"vgg", "auto", 10, 1, 28, 28, 1}, "model.name 'vgg' is not one of: mlp, cnn, resnet8, "
-		"resnet20, resnet18, resnet34, resnet50"},
+		"resnet20, resnet18, resnet34, resnet50, resnet101, resnet152"},
 	{{"mlp", "auto", 1, 1, 28, 28, 1}, "model.num_classes is 1, expected 2 to 65536"},
 	{{"cnn", "auto", 65537, 1, 28, 28, 1},
 		"model.num_classes is 65537, expected 2 to 65536"},

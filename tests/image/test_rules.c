@@ -1,4 +1,4 @@
-/* Optimizer, learning rates, loss, sampler: rules that can be written down as numbers. */
+/* Optimizer, loss, sampler: rules that can be written down as numbers. */
 #include "examples/image/loss.h"
 #include "examples/image/optim.h"
 #include "examples/image/rng.h"
@@ -41,51 +41,6 @@ START_TEST(test_sgd)
 			ck_assert_double_eq_tol(params[i], v->after[step], 2e-7);
 	}
 	ck_assert(params[18] == 1.0f && buffer[18] == 0.0f && grads[0] == 0.5f);
-}
-END_TEST
-
-static unsigned two_five[] = {2, 5};
-
-struct rate_vector {
-	struct psgd_config_training training;
-	double rates[8];
-};
-
-/* clang-format off */
-static const struct rate_vector rate_vectors[] = {
-	{{.scheduler = "none", .gamma = 0.1}, {0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2}},
-	{{.scheduler = "none", .warmup_epochs = 4, .warmup_start_lr = 0.1},
-		{0.1, 0.125, 0.15, 0.175, 0.2, 0.2, 0.2, 0.2}},
-	{{.scheduler = "step", .step_size = 3, .gamma = 0.1},
-		{0.2, 0.2, 0.2, 0.02, 0.02, 0.02, 0.002, 0.002}},
-	{{.scheduler = "step", .step_size = 3, .gamma = 0.1, .warmup_epochs = 2},
-		{0.0, 0.1, 0.2, 0.2, 0.2, 0.02, 0.02, 0.02}},
-	{{.scheduler = "multistep", .milestones = two_five, .milestones_count = 2, .gamma = 0.5},
-		{0.2, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05}},
-	{{.scheduler = "multistep", .milestones = two_five, .milestones_count = 2, .gamma = 0.5,
-		.warmup_epochs = 1, .warmup_start_lr = 0.05},
-		{0.05, 0.2, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05}},
-	{{.scheduler = "cosine", .epochs = 99, .T_max = 4},
-		{0.2, 0.17071067811865476, 0.1, 0.029289321881345254, 0.0,
-		 0.029289321881345254, 0.1, 0.17071067811865476}},
-	{{.scheduler = "cosine", .epochs = 8},
-		{0.2, 0.1923879532511287, 0.17071067811865476, 0.1382683432365090, 0.1,
-		 0.0617316567634910, 0.029289321881345254, 0.0076120467488713}},
-	{{.scheduler = "cosine", .epochs = 8, .T_max = 4, .warmup_epochs = 2,
-		.warmup_start_lr = 0.04},
-		{0.04, 0.12, 0.2, 0.17071067811865476, 0.1, 0.029289321881345254, 0.0,
-		 0.029289321881345254}},
-};
-/* clang-format on */
-
-START_TEST(test_rates)
-{
-	struct psgd_config_training training = rate_vectors[_i].training;
-
-	training.learning_rate = 0.2;
-	for (unsigned epoch = 0; epoch < 8; epoch++)
-		ck_assert_double_eq_tol(optim_learning_rate(&training, epoch),
-			rate_vectors[_i].rates[epoch], 1e-15);
 }
 END_TEST
 
@@ -302,7 +257,6 @@ static Suite *suite(void)
 	TCase *c = tcase_create("rules");
 
 	tcase_add_loop_test(c, test_sgd, 0, COUNT(sgd_vectors));
-	tcase_add_loop_test(c, test_rates, 0, COUNT(rate_vectors));
 	tcase_add_test(c, test_loss_values);
 	tcase_add_test(c, test_loss_gradient);
 	tcase_add_test(c, test_loss_nan);
