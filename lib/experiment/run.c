@@ -133,8 +133,8 @@ static void row_first(struct psgd_run *run, struct psgd__row *line,
 	psgd__row_count(line, 0);
 	psgd__row_number(line, ratio((double)report->raw_bytes, (double)report->payload_bytes));
 	/* Bits per ns are 1000 Mbit/s. */
-	psgd__row_number(
-		line, ratio((double)report->sent_bytes * 8 * 1000, (double)report->wire_ns));
+	psgd__row_number(line, ratio((double)(report->sent_bytes - report->sync_bytes) * 8 * 1000,
+				       (double)report->wire_ns));
 	psgd__row_number(line, row->loss);
 	psgd__row_number(line, row->accuracy);
 	psgd__row_text(line, report->rank_max ? "True" : "False");

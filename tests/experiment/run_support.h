@@ -120,7 +120,9 @@ static inline struct psgd_report a_report(uint64_t step)
 
 	report.step = step;
 	report.step_ns = 2000000001;
-	report.compute_ns = 1500000000;
+	report.compute_ns = 1490000000;
+	report.sync_ns = 10000000;
+	report.sync_bytes = 1234;
 	report.exposed_encode_ns = 100000000;
 	report.exposed_wire_ns = 300000001;
 	report.exposed_decode_ns = 100000000;
