@@ -82,10 +82,7 @@ static psgd_status open_session(struct trainer *t)
 		t->session, t->net.params, t->net.n_params * sizeof(float), 0);
 	if (status)
 		return trainer_fail(t, status, "broadcast of the first parameters");
-	if (t->launch->worker > 0)
-		return PSGD_OK;
-	status = calibration_init(&t->calibration, psgd_stack_controller(t->stack), t->config);
-	return status ? trainer_fail(t, status, "calibration") : PSGD_OK;
+	return PSGD_OK;
 }
 
 static psgd_status trainer_init(struct trainer *t, psgd_stack *stack, struct image_error *error)
@@ -112,7 +109,6 @@ static psgd_status trainer_init(struct trainer *t, psgd_stack *stack, struct ima
 
 static void trainer_finish(struct trainer *t)
 {
-	calibration_finish(&t->calibration);
 	buckets_finish(&t->buckets);
 	free(t->worker0_running);
 	free(t->momentum);
@@ -159,9 +155,6 @@ static psgd_status record(struct trainer *t, uint64_t epoch, double rate, const 
 	row.learning_rate = rate;
 	row.report = report;
 	status = psgd_run_iteration(t->run, &row);
-	if (!status)
-		status = calibration_watch(
-			&t->calibration, psgd_stack_controller(t->stack), t->run, report);
 	if (status)
 		return trainer_fail(t, status, "record of an iteration");
 	t->epoch_loss.sum += loss->sum;

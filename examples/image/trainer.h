@@ -3,7 +3,6 @@
 #define IMAGE_TRAINER_H
 
 #include "buckets.h"
-#include "calibration.h"
 #include "loader.h"
 #include "loss.h"
 #include "net.h"
@@ -23,7 +22,6 @@ struct trainer {
 	struct net_plan *plan; /* for a training batch */
 	struct loader loader;
 	struct buckets buckets;
-	struct calibration calibration;
 	uint16_t *labels; /* of a batch, of training or evaluation */
 	float *momentum;
 	float *worker0_running; /* worker 0's batch norm statistics, for evaluation */

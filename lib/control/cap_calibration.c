@@ -1,28 +1,27 @@
 /*
- * The calibration cap: every candidate runs some steps for real, and the best becomes the cap.
- * Before that the cap is the largest candidate that is not dense.
+ * The calibration cap: the trainer measures the candidates in a trial and hands over the rows; the
+ * best becomes the cap. Before that the cap is the largest candidate that is not dense.
  */
 #include "control/control.h"
 
 #include <pthread.h>
 
-struct candidate_sum {
-	uint32_t steps;
-	int64_t step_ns, exposed_ns;
-	uint64_t raw_bytes, payload_bytes;
+/* What was handed over. */
+struct measured {
+	double share[PSGD__MAX_CANDIDATES]; /* exposed share of a step; below 0: not measured */
+	uint32_t has_rows, selected;
+	uint64_t best;
+	double fitted; /* the monotone share of the best */
 };
 
 struct cap_calibration {
-	uint64_t start, end; /* first step of the first candidate, first step after the last */
-	uint64_t warmup_steps, measure_steps;
+	uint64_t start;
 	double max_exposed;
-	bool allow_rank_one, selected;
+	bool allow_rank_one;
 	struct psgd__candidates candidates;
-	size_t best;
-	double share; /* of the best */
-	/* The trainer reads rows while the progress thread may be deciding. */
+	/* The trainer hands over rows while the progress thread may be deciding. */
 	pthread_mutex_t lock;
-	struct candidate_sum sum[PSGD__MAX_CANDIDATES]; /* guarded */
+	struct measured measured; /* guarded */
 };
 
 size_t psgd__calibration_select(const uint32_t *ranks, const double *shares, size_t n,
@@ -60,100 +59,57 @@ size_t psgd__calibration_select(const uint32_t *ranks, const double *shares, siz
 	return best;
 }
 
-/* Which candidate a step inside of the window belongs to. */
-static size_t candidate_of(const struct cap_calibration *cal, uint64_t step)
-{
-	return (size_t)((step - cal->start) / (cal->warmup_steps + cal->measure_steps));
-}
-
-static bool is_inside(const struct cap_calibration *cal, uint64_t step)
-{
-	return step >= cal->start && step < cal->end;
-}
-
-static bool is_measured(const struct cap_calibration *cal, uint64_t step)
-{
-	return is_inside(cal, step) &&
-	       (step - cal->start) % (cal->warmup_steps + cal->measure_steps) >= cal->warmup_steps;
-}
-
+/*
+ * It is alike on all workers, so it cannot depend on the rows, which only worker 0 has: asks where
+ * they are due, and ever more rarely after.
+ */
 static uint32_t calibration_needs(const void *self, uint64_t step, uint64_t epoch, bool epoch_end)
 {
 	const struct cap_calibration *cal = self;
+	uint64_t late = step - cal->start;
 
 	(void)epoch, (void)epoch_end;
-	if (is_measured(cal, step))
-		return PSGD_NEED_DECISION | PSGD_NEED_TIMING;
-	return step + 1 == cal->start ? PSGD_NEED_DECISION : 0;
+	return step >= cal->start && !(late & (late - 1)) ? PSGD_NEED_DECISION : 0;
 }
 
-static int64_t not_negative(int64_t ns)
+/* Among the candidates that were measured. */
+static void select_best(const struct cap_calibration *cal, struct measured *m)
 {
-	return ns > 0 ? ns : 0;
-}
-
-static psgd_status measure(struct cap_calibration *cal, const struct psgd_observation *seen)
-{
-	size_t at = candidate_of(cal, seen->step);
-	struct candidate_sum add = {0};
-
-	for (size_t b = 0; b < seen->n_buckets; b++) {
-		struct psgd_plan plan = PSGD_INIT(psgd_plan);
-
-		PSGD__TRY(seen->plan(
-			seen->plan_user, b, psgd__public(cal->candidates.rank[at]), &plan));
-		add.raw_bytes += plan.raw_bytes;
-		for (uint32_t i = 0; i < plan.n_rounds; i++)
-			add.payload_bytes += psgd_payload_bytes(&plan.round[i]);
-	}
-	pthread_mutex_lock(&cal->lock);
-	cal->sum[at].steps++;
-	cal->sum[at].step_ns += not_negative(seen->step_ns);
-	cal->sum[at].exposed_ns += not_negative(seen->exposed_ns);
-	cal->sum[at].raw_bytes = add.raw_bytes;
-	cal->sum[at].payload_bytes = add.payload_bytes;
-	pthread_mutex_unlock(&cal->lock);
-	return PSGD_OK;
-}
-
-static void select_best(struct cap_calibration *cal)
-{
+	uint32_t ranks[PSGD__MAX_CANDIDATES];
 	double shares[PSGD__MAX_CANDIDATES];
+	size_t of[PSGD__MAX_CANDIDATES], n = 0;
 
 	for (size_t i = 0; i < cal->candidates.n; i++) {
-		const struct candidate_sum *sum = &cal->sum[i];
-
-		shares[i] = sum->step_ns ? (double)sum->exposed_ns / (double)sum->step_ns : 1.0;
+		if (m->share[i] < 0.0)
+			continue;
+		ranks[n] = cal->candidates.rank[i];
+		shares[n] = m->share[i];
+		of[n++] = i;
 	}
-	cal->best = psgd__calibration_select(cal->candidates.rank, shares, cal->candidates.n,
-		cal->max_exposed, cal->allow_rank_one, &cal->share);
-	cal->selected = true;
+	m->best = of[psgd__calibration_select(
+		ranks, shares, n, cal->max_exposed, cal->allow_rank_one, &m->fitted)];
+	m->selected = true;
+	m->has_rows = false;
 }
 
 static psgd_status calibration_decide(
 	void *self, const struct psgd_observation *seen, struct psgd__cap_verdict *out)
 {
 	struct cap_calibration *cal = self;
-	uint64_t next = psgd__next_step(seen);
 
-	if (!seen->first && is_measured(cal, seen->step))
-		PSGD__TRY(measure(cal, seen));
-	if (is_inside(cal, next)) {
-		out->rank = cal->candidates.rank[candidate_of(cal, next)];
-		out->overrides = true;
-		out->regime = "calibrate";
-		return PSGD_OK;
-	}
-	if (next >= cal->end && !cal->selected) {
-		select_best(cal);
+	(void)seen;
+	pthread_mutex_lock(&cal->lock);
+	if (cal->measured.has_rows) {
+		select_best(cal, &cal->measured);
 		out->moved = true;
 	}
-	out->rank = cal->candidates.rank[cal->best];
-	if (cal->selected) {
+	out->rank = cal->candidates.rank[cal->measured.best];
+	if (cal->measured.selected) {
 		out->regime = "calibrated";
-		out->value = out->predicted_exposed = cal->share;
+		out->value = out->predicted_exposed = cal->measured.fitted;
 		out->threshold = cal->max_exposed;
 	}
+	pthread_mutex_unlock(&cal->lock);
 	return PSGD_OK;
 }
 
@@ -165,41 +121,77 @@ static void calibration_destroy(void *self)
 	free(cal);
 }
 
-static const struct psgd__cap_ops calibration_ops = {
-	calibration_needs, calibration_decide, calibration_destroy};
-
-size_t psgd__cap_calibration_rows(
-	const struct psgd__cap *cap, struct psgd_calibration_row *rows, size_t n_rows)
+static bool possible(const void *self, const void *data, size_t n)
 {
-	struct cap_calibration *cal = cap->self;
+	const struct cap_calibration *cal = self;
+	const struct measured *m = data;
+	bool any = false;
 
-	if (cap->ops != &calibration_ops)
-		return 0;
-	pthread_mutex_lock(&cal->lock);
-	for (size_t i = 0; rows && i < n_rows && i < cal->candidates.n; i++) {
-		const struct candidate_sum *sum = &cal->sum[i];
-
-		rows[i] = (struct psgd_calibration_row){
-			.rank = psgd__public(cal->candidates.rank[i]),
-			.steps = sum->steps,
-			.step_ns = sum->steps ? sum->step_ns / sum->steps : 0,
-			.exposed_ns = sum->steps ? sum->exposed_ns / sum->steps : 0,
-			.raw_bytes = sum->raw_bytes,
-			.payload_bytes = sum->payload_bytes,
-		};
-	}
-	pthread_mutex_unlock(&cal->lock);
-	return cal->candidates.n;
+	(void)n;
+	for (size_t i = 0; i < cal->candidates.n; i++)
+		any |= m->share[i] >= 0.0;
+	return m->best < cal->candidates.n && (any || !m->has_rows);
 }
 
-/* The window's end, unless it does not fit into 64 bits. */
-static bool find_end(struct cap_calibration *cal)
+static size_t calibration_pieces(void *self, struct psgd__state_piece *pieces)
 {
-	uint64_t length;
+	struct cap_calibration *cal = self;
 
-	return !__builtin_add_overflow(cal->warmup_steps, cal->measure_steps, &length) &&
-	       !__builtin_mul_overflow(length, cal->candidates.n, &length) &&
-	       !__builtin_add_overflow(cal->start, length, &cal->end);
+	pieces[0] = (struct psgd__state_piece){
+		"control/calibration", &cal->measured, sizeof(cal->measured), NULL, possible};
+	return 1;
+}
+
+static const struct psgd__cap_ops calibration_ops = {
+	calibration_needs, calibration_decide, calibration_destroy, calibration_pieces};
+
+static void forget(double *share)
+{
+	for (size_t i = 0; i < PSGD__MAX_CANDIDATES; i++)
+		share[i] = -1.0;
+}
+
+/* The candidate of a rank; n when it is none. */
+static size_t candidate_of(const struct psgd__candidates *candidates, uint32_t rank)
+{
+	size_t i = 0;
+
+	while (i < candidates->n && candidates->rank[i] != psgd__comparable(rank))
+		i++;
+	return i;
+}
+
+psgd_status psgd__cap_calibration_take(
+	const struct psgd__cap *cap, const struct psgd_calibration_row *rows, size_t n_rows)
+{
+	struct cap_calibration *cal = cap->self;
+	double share[PSGD__MAX_CANDIDATES];
+	size_t taken = 0;
+
+	if (cap->ops != &calibration_ops)
+		return PSGD_ERR_UNSUPPORTED;
+	forget(share);
+	for (size_t i = 0; i < n_rows; i++) {
+		size_t at = rows ? candidate_of(&cal->candidates, rows[i].rank) : 0;
+
+		if (!rows || rows[i].step_ns < 0 || rows[i].exposed_ns < 0)
+			return PSGD_ERR_INVALID;
+		if (at == cal->candidates.n)
+			continue;
+		if (share[at] >= 0.0)
+			return PSGD_ERR_INVALID;
+		share[at] = rows[i].step_ns ? (double)rows[i].exposed_ns / (double)rows[i].step_ns
+					    : 1.0;
+		taken++;
+	}
+	if (!taken)
+		return PSGD_ERR_INVALID;
+	pthread_mutex_lock(&cal->lock);
+	for (size_t i = 0; i < PSGD__MAX_CANDIDATES; i++)
+		cal->measured.share[i] = share[i];
+	cal->measured.has_rows = true;
+	pthread_mutex_unlock(&cal->lock);
+	return PSGD_OK;
 }
 
 psgd_status psgd__cap_calibration(const struct psgd_calibration_options *options,
@@ -208,7 +200,6 @@ psgd_status psgd__cap_calibration(const struct psgd_calibration_options *options
 {
 	struct psgd_calibration_options in;
 	struct cap_calibration *cal;
-	psgd_status status;
 
 	PSGD__TRY(psgd__take_options(&in, sizeof(in), options, "calibration", refusal));
 	PSGD__TRY(psgd__check_share(&in.max_exposed, "calibration.max_exposed", refusal));
@@ -216,22 +207,16 @@ psgd_status psgd__cap_calibration(const struct psgd_calibration_options *options
 	if (!cal)
 		return PSGD_ERR_NOMEM;
 	cal->start = in.start_step;
-	cal->warmup_steps = in.warmup_steps ? in.warmup_steps : 5;
-	cal->measure_steps = in.measure_steps ? in.measure_steps : 20;
 	cal->max_exposed = in.max_exposed;
 	cal->allow_rank_one = in.allow_rank_one != 0;
 	cal->candidates = *candidates;
-	cal->best = candidates->n - 1;
-	if (cal->best && candidates->rank[cal->best] == PSGD_RANK_DENSE)
-		cal->best--;
-	status = PSGD_ERR_NOMEM;
-	if (!find_end(cal))
-		status = psgd__refuse(refusal, "the calibration's steps do not fit in 64 bits");
-	else if (!pthread_mutex_init(&cal->lock, NULL))
-		status = PSGD_OK;
-	if (status < 0) {
+	forget(cal->measured.share);
+	cal->measured.best = candidates->n - 1;
+	if (cal->measured.best && candidates->rank[cal->measured.best] == PSGD_RANK_DENSE)
+		cal->measured.best--;
+	if (pthread_mutex_init(&cal->lock, NULL)) {
 		free(cal);
-		return status;
+		return PSGD_ERR_NOMEM;
 	}
 	*out = (struct psgd__cap){&calibration_ops, cal};
 	return PSGD_OK;

@@ -36,17 +36,11 @@ struct bucket_profile {
 	struct codec_times settled; /* medians at settled_rank */
 };
 
-struct cap_live {
-	double max_exposed;
-	uint64_t dwell_steps, warmup_steps;
-	struct psgd__candidates candidates;
+/* All that later decisions depend on, but for the profiles. */
+struct state {
 	struct psgd__link_fit fit;
-
-	struct bucket_profile *profile;
-	struct psgd_cost_bucket *cost;
-	struct psgd_plan *plan;
-	size_t n_buckets, capacity[3];
 	double compute[HISTORY];
+	size_t n_buckets;
 	size_t n_steps, n_codec; /* ever seen with these buckets, with this rank */
 	uint32_t rank, settled_rank;
 	struct codec_times settled;			/* over all buckets */
@@ -55,9 +49,20 @@ struct cap_live {
 	size_t at; /* the cap */
 	uint64_t observed;
 	uint64_t moved_step, up_step, rank_step; /* the last move, step up, change of rank */
-	bool has_moved, has_gone_up;
+	uint8_t has_moved, has_gone_up, reserved[6];
 	uint32_t clear; /* decisions in a row */
 	uint32_t patience;
+};
+
+struct cap_live {
+	double max_exposed;
+	uint64_t dwell_steps, warmup_steps;
+	struct psgd__candidates candidates;
+	struct state s;
+	struct bucket_profile *profile;
+	struct psgd_cost_bucket *cost; /* of one prediction, as the plans */
+	struct psgd_plan *plan;
+	size_t capacity[3];
 };
 
 static uint32_t live_needs(const void *self, uint64_t step, uint64_t epoch, bool epoch_end)
@@ -94,15 +99,15 @@ static double not_negative(int64_t ns)
 
 static psgd_status fit_buckets(struct cap_live *live, size_t n)
 {
-	if (n == live->n_buckets)
-		return PSGD_OK;
 	PSGD__TRY(psgd__grow(&live->profile, &live->capacity[0], n, sizeof(*live->profile)));
 	PSGD__TRY(psgd__grow(&live->cost, &live->capacity[1], n, sizeof(*live->cost)));
 	PSGD__TRY(psgd__grow(&live->plan, &live->capacity[2], n, sizeof(*live->plan)));
-	live->n_buckets = n;
-	live->n_steps = 0;
-	live->n_codec = 0;
-	live->settled_rank = 0;
+	if (n == live->s.n_buckets)
+		return PSGD_OK;
+	live->s.n_buckets = n;
+	live->s.n_steps = 0;
+	live->s.n_codec = 0;
+	live->s.settled_rank = 0;
 	return PSGD_OK;
 }
 
@@ -110,19 +115,19 @@ static void settle(struct cap_live *live)
 {
 	const size_t stride = sizeof(struct codec_times) / sizeof(double);
 
-	live->settled_rank = live->rank;
-	live->settled = (struct codec_times){0};
-	for (size_t b = 0; b < live->n_buckets; b++) {
+	live->s.settled_rank = live->s.rank;
+	live->s.settled = (struct codec_times){0};
+	for (size_t b = 0; b < live->s.n_buckets; b++) {
 		struct bucket_profile *p = &live->profile[b];
 
-		p->settled.encode = median(&p->codec[0].encode, stride, live->n_codec);
-		p->settled.decode = median(&p->codec[0].decode, stride, live->n_codec);
-		live->settled.encode += p->settled.encode;
-		live->settled.decode += p->settled.decode;
+		p->settled.encode = median(&p->codec[0].encode, stride, live->s.n_codec);
+		p->settled.decode = median(&p->codec[0].decode, stride, live->s.n_codec);
+		live->s.settled.encode += p->settled.encode;
+		live->s.settled.decode += p->settled.decode;
 	}
 	for (size_t i = 0; i < live->candidates.n; i++) {
-		if (live->candidates.rank[i] == live->rank)
-			live->known[i] = live->settled;
+		if (live->candidates.rank[i] == live->s.rank)
+			live->s.known[i] = live->s.settled;
 	}
 }
 
@@ -130,30 +135,30 @@ static void settle(struct cap_live *live)
 static bool observe(struct cap_live *live, const struct psgd_observation *seen)
 {
 	uint32_t rank = rank_in_force(seen);
-	bool changed = psgd__link_fit_add(&live->fit, seen->messages, seen->n_messages);
+	bool changed = psgd__link_fit_add(&live->s.fit, seen->messages, seen->n_messages);
 
-	if (rank != live->rank) {
-		live->rank = rank;
-		live->rank_step = seen->step;
-		live->n_codec = 0;
+	if (rank != live->s.rank) {
+		live->s.rank = rank;
+		live->s.rank_step = seen->step;
+		live->s.n_codec = 0;
 	}
-	live->compute[live->n_steps % HISTORY] = not_negative(seen->compute_ns);
-	for (size_t b = 0; b < live->n_buckets; b++) {
+	live->s.compute[live->s.n_steps % HISTORY] = not_negative(seen->compute_ns);
+	for (size_t b = 0; b < live->s.n_buckets; b++) {
 		struct bucket_profile *p = &live->profile[b];
-		struct codec_times *codec = &p->codec[live->n_codec % HISTORY];
+		struct codec_times *codec = &p->codec[live->s.n_codec % HISTORY];
 
-		p->lead[live->n_steps % HISTORY] =
+		p->lead[live->s.n_steps % HISTORY] =
 			not_negative(seen->compute_ns) - not_negative(seen->buckets[b].ready_ns);
 		codec->encode = not_negative(seen->buckets[b].encode_ns);
 		codec->decode = not_negative(seen->buckets[b].decode_ns);
-		p->lead_median = median(p->lead, 1, live->n_steps + 1);
+		p->lead_median = median(p->lead, 1, live->s.n_steps + 1);
 	}
-	live->n_steps++;
-	live->n_codec++;
-	if (live->n_codec >= SETTLED || !live->settled_rank)
+	live->s.n_steps++;
+	live->s.n_codec++;
+	if (live->s.n_codec >= SETTLED || !live->s.settled_rank)
 		settle(live);
-	live->observed++;
-	return changed && seen->step - live->rank_step > PSGD__FIT_STEPS;
+	live->s.observed++;
+	return changed && seen->step - live->s.rank_step > PSGD__FIT_STEPS;
 }
 
 static double work_at(uint32_t rank)
@@ -173,18 +178,18 @@ static double scale(double known, double now, uint32_t rank, uint32_t rank_now)
 static psgd_status share_at(
 	struct cap_live *live, const struct psgd_observation *seen, size_t candidate, double *share)
 {
-	uint32_t rank = live->candidates.rank[candidate], now = live->settled_rank;
-	const struct codec_times *known = &live->known[candidate];
-	double encode = scale(known->encode, live->settled.encode, rank, now);
-	double decode = scale(known->decode, live->settled.decode, rank, now);
+	uint32_t rank = live->candidates.rank[candidate], now = live->s.settled_rank;
+	const struct codec_times *known = &live->s.known[candidate];
+	double encode = scale(known->encode, live->s.settled.encode, rank, now);
+	double decode = scale(known->decode, live->s.settled.decode, rank, now);
 	struct psgd_cost_link link = PSGD_INIT(psgd_cost_link);
 	struct psgd_cost cost = PSGD_INIT(psgd_cost);
-	double compute = median(live->compute, 1, live->n_steps);
+	double compute = median(live->s.compute, 1, live->s.n_steps);
 
-	link.delay_ns = live->fit.delay_ns;
-	link.ns_per_byte = live->fit.ns_per_byte;
+	link.delay_ns = live->s.fit.delay_ns;
+	link.ns_per_byte = live->s.fit.ns_per_byte;
 	link.n_workers = seen->n_workers;
-	for (size_t b = 0; b < live->n_buckets; b++) {
+	for (size_t b = 0; b < live->s.n_buckets; b++) {
 		const struct bucket_profile *p = &live->profile[b];
 
 		live->plan[b] = PSGD_INIT(psgd_plan);
@@ -196,44 +201,45 @@ static psgd_status share_at(
 			.decode_ns = (int64_t)(p->settled.decode * decode),
 		};
 	}
-	PSGD__TRY(psgd_cost_predict(live->cost, live->n_buckets, (int64_t)compute, &link, &cost));
+	PSGD__TRY(psgd_cost_predict(live->cost, live->s.n_buckets, (int64_t)compute, &link, &cost));
 	*share = cost.step_ns ? (double)cost.exposed_ns / (double)cost.step_ns : 0.0;
 	return PSGD_OK;
 }
 
 static void move(struct cap_live *live, uint64_t step, size_t to)
 {
-	bool up = to > live->at;
+	bool up = to > live->s.at;
 
 	if (up) {
-		live->up_step = step;
+		live->s.up_step = step;
 	} else {
-		bool taken_back = live->has_gone_up &&
-				  step - live->up_step <= SOON * live->patience * live->dwell_steps;
+		bool taken_back =
+			live->s.has_gone_up &&
+			step - live->s.up_step <= SOON * live->s.patience * live->dwell_steps;
 
-		live->patience = taken_back ? 2 * live->patience : 1;
-		if (live->patience > MAX_PATIENCE)
-			live->patience = MAX_PATIENCE;
+		live->s.patience = taken_back ? 2 * live->s.patience : 1;
+		if (live->s.patience > MAX_PATIENCE)
+			live->s.patience = MAX_PATIENCE;
 	}
-	live->has_gone_up = up;
-	live->has_moved = true;
-	live->moved_step = step;
-	live->clear = 0;
-	live->at = to;
+	live->s.has_gone_up = up;
+	live->s.has_moved = true;
+	live->s.moved_step = step;
+	live->s.clear = 0;
+	live->s.at = to;
 }
 
 static psgd_status go_down(struct cap_live *live, const struct psgd_observation *seen, double share,
 	struct psgd__cap_verdict *out)
 {
-	size_t to = live->at;
+	size_t to = live->s.at;
 
 	out->value = share;
 	while (to > 0 && share > live->max_exposed)
 		PSGD__TRY(share_at(live, seen, --to, &share));
 	out->predicted_exposed = share;
-	out->moved = to != live->at;
+	out->moved = to != live->s.at;
 	out->regime = out->moved ? "link_down" : "link_hold";
-	live->clear = 0;
+	live->s.clear = 0;
 	if (out->moved)
 		move(live, seen->step, to);
 	return PSGD_OK;
@@ -244,15 +250,15 @@ static psgd_status go_up(struct cap_live *live, const struct psgd_observation *s
 	struct psgd__cap_verdict *out)
 {
 	double limit = CLEAR * live->max_exposed, above = INFINITY;
-	size_t to = live->at;
-	bool rested = !live->has_moved ||
-		      seen->step - live->moved_step >= live->patience * live->dwell_steps;
+	size_t to = live->s.at;
+	bool rested = !live->s.has_moved ||
+		      seen->step - live->s.moved_step >= live->s.patience * live->dwell_steps;
 
 	out->value = out->predicted_exposed = share;
 	while (to + 1 < live->candidates.n && above > limit)
 		PSGD__TRY(share_at(live, seen, ++to, &above));
-	live->clear = above <= limit ? live->clear + 1 : 0;
-	if (live->clear < CLEAR_DECISIONS || !rested)
+	live->s.clear = above <= limit ? live->s.clear + 1 : 0;
+	if (live->s.clear < CLEAR_DECISIONS || !rested)
 		return PSGD_OK;
 	out->value = out->predicted_exposed = above;
 	out->threshold = limit;
@@ -274,19 +280,19 @@ static psgd_status live_decide(
 	if (!seen->first && seen->n_buckets && seen->n_messages) {
 		PSGD__TRY(fit_buckets(live, seen->n_buckets));
 		if (observe(live, seen))
-			live->patience = 1;
-		if (live->fit.n_steps) {
-			out->delay_ns = live->fit.delay_ns;
-			out->ns_per_byte = live->fit.ns_per_byte;
+			live->s.patience = 1;
+		if (live->s.fit.n_steps) {
+			out->delay_ns = live->s.fit.delay_ns;
+			out->ns_per_byte = live->s.fit.ns_per_byte;
 		}
-		if (live->fit.n_steps && live->observed >= live->warmup_steps) {
+		if (live->s.fit.n_steps && live->s.observed >= live->warmup_steps) {
 			out->threshold = live->max_exposed;
-			PSGD__TRY(share_at(live, seen, live->at, &share));
+			PSGD__TRY(share_at(live, seen, live->s.at, &share));
 			status = share > live->max_exposed ? go_down(live, seen, share, out)
 							   : go_up(live, seen, share, out);
 		}
 	}
-	out->rank = live->candidates.rank[live->at];
+	out->rank = live->candidates.rank[live->s.at];
 	return status;
 }
 
@@ -300,7 +306,28 @@ static void live_destroy(void *self)
 	free(live);
 }
 
-static const struct psgd__cap_ops live_ops = {live_needs, live_decide, live_destroy};
+static bool possible(const void *self, const void *data, size_t n)
+{
+	const struct cap_live *live = self;
+	const struct state *s = data;
+
+	(void)n;
+	return s->at < live->candidates.n && s->patience >= 1 && s->patience <= MAX_PATIENCE &&
+	       psgd__link_fit_possible(&s->fit);
+}
+
+static size_t live_pieces(void *self, struct psgd__state_piece *pieces)
+{
+	struct cap_live *live = self;
+
+	pieces[0] = (struct psgd__state_piece){
+		"control/live", &live->s, sizeof(live->s), NULL, possible};
+	pieces[1] = (struct psgd__state_piece){"control/live/buckets", &live->profile,
+		sizeof(*live->profile), &live->capacity[0], NULL};
+	return 2;
+}
+
+static const struct psgd__cap_ops live_ops = {live_needs, live_decide, live_destroy, live_pieces};
 
 psgd_status psgd__cap_live(const struct psgd_live_options *options,
 	const struct psgd__candidates *candidates, const struct psgd__refusal *refusal,
@@ -323,8 +350,8 @@ psgd_status psgd__cap_live(const struct psgd_live_options *options,
 	live->candidates = *candidates;
 	if (n > 1 && candidates->rank[n - 1] == PSGD_RANK_DENSE)
 		n--;
-	live->at = (n - 1) / 2;
-	live->patience = 1;
+	live->s.at = (n - 1) / 2;
+	live->s.patience = 1;
 	*out = (struct psgd__cap){&live_ops, live};
 	return PSGD_OK;
 }

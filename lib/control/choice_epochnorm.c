@@ -9,48 +9,52 @@
 
 #include <math.h>
 
-/*
- * A drop of the learning rate is sudden: a fall to below DROP of what it was at the decision
- * before, and by more than the fall over the whole epoch before to the power of SUDDEN. The last
- * epochs of a cosine fall as steeply, but each little more than the one before it.
- */
-#define DROP 0.8
-#define SUDDEN 4
+/* What a decision says, so that it can be repeated; texts by number, as state must be. */
+enum regime { FORCE_MAX = 0, RANK_COOLDOWN, CRITICAL, NOT_CRITICAL, INSUFFICIENT, N_REGIMES };
 
-struct rate_watch {
-	double last;			    /* at the decision before; 0: never given */
-	double epoch_end, epoch_end_before; /* of the last two epochs that ended; 0: not known */
-	uint64_t epoch;
+static const char *const regimes[N_REGIMES] = {
+	"force_max", "rank_cooldown", "critical", "not_critical", "insufficient_history"};
+
+struct state {
+	struct psgd__rate_watch rate;
+	double past; /* of the last decision point, per gradient in the sum; NaN: not known */
+	uint64_t past_unit;		 /* and when that was */
+	uint64_t drop_unit, change_unit; /* the unit that was decided for then */
+	double value, threshold;	 /* of the last decision */
+	uint32_t regime;
+	uint8_t has_dropped, has_changed, high, reserved;
 };
 
 struct epochnorm {
 	struct psgd_epochnorm_options options;
 	uint32_t min_rank, max_rank;
-	struct rate_watch rate;
-	struct psgd__choice_verdict last;
-	double past; /* of the last decision point, per gradient in the sum; NaN: not known */
-	uint64_t past_unit;		 /* and when that was */
-	uint64_t drop_unit, change_unit; /* the unit that was decided for then */
-	bool has_dropped, has_changed, high;
+	struct state s;
 };
+
+static enum regime decide(
+	const struct psgd__epochnorm_facts *facts, struct psgd__choice_verdict *out)
+{
+	*out = (struct psgd__choice_verdict){
+		.rank = facts->current, .value = NAN, .threshold = NAN};
+	if (facts->now < facts->force_max || facts->in_lr_cooldown) {
+		out->rank = facts->max;
+		return FORCE_MAX;
+	}
+	if (facts->in_rank_cooldown)
+		return RANK_COOLDOWN;
+	if (!isfinite(facts->norm) || !isfinite(facts->past) || facts->past <= 0.0)
+		return INSUFFICIENT;
+	out->value = fabs(facts->norm - facts->past) / facts->past;
+	out->threshold = facts->threshold;
+	out->rank = out->value >= out->threshold ? facts->max : facts->min;
+	return out->value >= out->threshold ? CRITICAL : NOT_CRITICAL;
+}
 
 struct psgd__choice_verdict psgd__epochnorm_decide(const struct psgd__epochnorm_facts *facts)
 {
-	struct psgd__choice_verdict out = {.rank = facts->current, .value = NAN, .threshold = NAN};
+	struct psgd__choice_verdict out;
 
-	if (facts->now < facts->force_max || facts->in_lr_cooldown) {
-		out.rank = facts->max;
-		out.regime = "force_max";
-	} else if (facts->in_rank_cooldown) {
-		out.regime = "rank_cooldown";
-	} else if (isfinite(facts->norm) && isfinite(facts->past) && facts->past > 0.0) {
-		out.value = fabs(facts->norm - facts->past) / facts->past;
-		out.threshold = facts->threshold;
-		out.rank = out.value >= out.threshold ? facts->max : facts->min;
-		out.regime = out.value >= out.threshold ? "critical" : "not_critical";
-	} else {
-		out.regime = "insufficient_history";
-	}
+	out.regime = regimes[decide(facts, &out)];
 	return out;
 }
 
@@ -75,81 +79,88 @@ static uint32_t epochnorm_needs(const void *self, uint64_t step, uint64_t epoch,
 	return needs;
 }
 
-/* True when the learning rate has dropped. */
-static bool watch_rate(struct rate_watch *rate, const struct psgd_observation *seen)
-{
-	double now = seen->learning_rate, fall, before = 1.0, sudden = 1.0;
-
-	if (!isfinite(now) || now <= 0.0)
-		return false;
-	if (rate->last > 0.0 && seen->epoch != rate->epoch) {
-		rate->epoch_end_before = rate->epoch_end;
-		rate->epoch_end = rate->last;
-	}
-	fall = rate->last > 0.0 ? now / rate->last : 1.0;
-	if (rate->epoch_end_before > 0.0)
-		before = fmin(rate->epoch_end / rate->epoch_end_before, 1.0);
-	for (int i = 0; i < SUDDEN; i++)
-		sudden *= before;
-	rate->last = now;
-	rate->epoch = seen->epoch;
-	return fall < DROP && fall < sudden;
-}
-
-static void decide_window(struct epochnorm *e, const struct psgd_observation *seen, uint64_t now)
+static bool decide_window(const struct epochnorm *e, const struct psgd_observation *seen,
+	uint64_t now, struct state *s)
 {
 	uint64_t unit = e->options.in_steps ? seen->step : seen->epoch;
 	double norm =
 		seen->grad_sum_steps ? seen->grad_sum_norm / (double)seen->grad_sum_steps : NAN;
-	bool follows = unit - e->past_unit == e->options.stride;
+	bool follows = unit - s->past_unit == e->options.stride;
+	struct psgd__choice_verdict verdict;
 	struct psgd__epochnorm_facts facts = {
 		.now = now,
 		.force_max = e->options.force_max,
-		.in_lr_cooldown = e->has_dropped && now - e->drop_unit < e->options.lr_cooldown,
+		.in_lr_cooldown = s->has_dropped && now - s->drop_unit < e->options.lr_cooldown,
 		/* Inclusive: with equal stride and cooldown, the decision after a change holds. */
-		.in_rank_cooldown = e->has_changed && e->options.rank_cooldown &&
-				    now - e->change_unit <= e->options.rank_cooldown,
+		.in_rank_cooldown = s->has_changed && e->options.rank_cooldown &&
+				    now - s->change_unit <= e->options.rank_cooldown,
 		.norm = norm,
-		.past = follows ? e->past : NAN,
+		.past = follows ? s->past : NAN,
 		.threshold = e->options.threshold,
-		.current = e->high ? e->max_rank : e->min_rank,
+		.current = s->high ? e->max_rank : e->min_rank,
 		.min = e->min_rank,
 		.max = e->max_rank,
 	};
 
-	e->last = psgd__epochnorm_decide(&facts);
-	e->past = norm;
-	e->past_unit = unit;
+	s->regime = decide(&facts, &verdict);
+	s->value = verdict.value;
+	s->threshold = verdict.threshold;
+	s->past = norm;
+	s->past_unit = unit;
+	return verdict.rank == e->max_rank;
 }
 
-static void epochnorm_decide(
+static psgd_status epochnorm_decide(
 	void *self, const struct psgd_observation *seen, struct psgd__choice_verdict *out)
 {
 	struct epochnorm *e = self;
+	struct state *s = &e->s;
 	uint64_t now = e->options.in_steps ? psgd__next_step(seen) : psgd__next_epoch(seen);
-	bool window = false, high;
+	bool window = false;
 
 	if (!seen->first) {
-		bool dropped = watch_rate(&e->rate, seen) && e->options.lr_cooldown;
+		bool dropped = psgd__rate_dropped(&s->rate, seen) && e->options.lr_cooldown;
+		bool high = s->high;
 
 		window = is_window_end(e, seen->step, seen->epoch, seen->epoch_end);
 		if (dropped) {
-			e->has_dropped = true;
-			e->drop_unit = now;
-			e->last = (struct psgd__choice_verdict){
-				e->max_rank, "force_max", NAN, NAN, false};
+			s->has_dropped = true;
+			s->drop_unit = now;
+			s->regime = FORCE_MAX;
+			s->value = s->threshold = NAN;
+			high = true;
 		}
 		if (window)
-			decide_window(e, seen, now);
-		high = e->last.rank == e->max_rank;
-		if (high != e->high) {
-			e->has_changed = true;
-			e->change_unit = now;
+			high = decide_window(e, seen, now, s);
+		if (high != s->high) {
+			s->has_changed = true;
+			s->change_unit = now;
 		}
-		e->high = high;
+		s->high = high;
 	}
-	*out = e->last;
+	out->rank = s->high ? e->max_rank : e->min_rank;
+	out->regime = regimes[s->regime];
+	out->value = s->value;
+	out->threshold = s->threshold;
 	out->reset_grad_sum = e->options.in_steps ? window : !seen->first && seen->epoch_end;
+	return PSGD_OK;
+}
+
+static bool possible(const void *self, const void *data, size_t n)
+{
+	const struct state *s = data;
+
+	(void)self, (void)n;
+	return s->regime < N_REGIMES && s->high <= 1;
+}
+
+static size_t epochnorm_pieces(void *self, struct psgd__state_piece *pieces)
+{
+	struct epochnorm *e = self;
+
+	pieces[0] = (struct psgd__state_piece){
+		"control/epochnorm", &e->s, sizeof(e->s), NULL, possible};
+	return 1;
 }
 
 /* One window: 0 is the default, unless `none` says that it is really 0. */
@@ -192,7 +203,8 @@ static psgd_status take_options(
 psgd_status psgd__choice_epochnorm(const struct psgd_epochnorm_options *options, uint32_t min_rank,
 	uint32_t max_rank, const struct psgd__refusal *refusal, struct psgd__choice *out)
 {
-	static const struct psgd__choice_ops ops = {epochnorm_needs, epochnorm_decide, free};
+	static const struct psgd__choice_ops ops = {
+		epochnorm_needs, epochnorm_decide, free, epochnorm_pieces};
 	struct psgd_epochnorm_options in;
 	struct epochnorm *e;
 
@@ -204,10 +216,9 @@ psgd_status psgd__choice_epochnorm(const struct psgd_epochnorm_options *options,
 	e->options = in;
 	e->min_rank = min_rank;
 	e->max_rank = max_rank;
-	e->past = NAN;
-	e->high = true;
-	e->last = (struct psgd__choice_verdict){
-		max_rank, in.force_max ? "force_max" : "insufficient_history", NAN, NAN, false};
+	e->s.past = e->s.value = e->s.threshold = NAN;
+	e->s.high = true;
+	e->s.regime = in.force_max ? FORCE_MAX : INSUFFICIENT;
 	*out = (struct psgd__choice){&ops, e};
 	return PSGD_OK;
 }

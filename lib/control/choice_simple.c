@@ -15,7 +15,7 @@ static uint32_t fixed_needs(const void *self, uint64_t step, uint64_t epoch, boo
 	return 0;
 }
 
-static void fixed_decide(
+static psgd_status fixed_decide(
 	void *self, const struct psgd_observation *seen, struct psgd__choice_verdict *out)
 {
 	const struct fixed *fixed = self;
@@ -23,11 +23,12 @@ static void fixed_decide(
 	(void)seen;
 	out->rank = fixed->rank;
 	out->regime = fixed->regime;
+	return PSGD_OK;
 }
 
 psgd_status psgd__choice_fixed(uint32_t rank, const char *regime, struct psgd__choice *out)
 {
-	static const struct psgd__choice_ops ops = {fixed_needs, fixed_decide, free};
+	static const struct psgd__choice_ops ops = {fixed_needs, fixed_decide, free, NULL};
 	struct fixed *fixed = psgd__calloc(1, sizeof(*fixed));
 
 	if (!fixed)
@@ -50,7 +51,7 @@ static uint32_t schedule_needs(const void *self, uint64_t step, uint64_t epoch, 
 	return epoch_end ? PSGD_NEED_DECISION : 0;
 }
 
-static void schedule_decide(
+static psgd_status schedule_decide(
 	void *self, const struct psgd_observation *seen, struct psgd__choice_verdict *out)
 {
 	const struct schedule *schedule = self;
@@ -64,6 +65,7 @@ static void schedule_decide(
 		if (epoch >= range->start_epoch && epoch <= range->end_epoch)
 			out->rank = psgd__comparable(range->rank);
 	}
+	return PSGD_OK;
 }
 
 static psgd_status check_ranges(
@@ -108,7 +110,7 @@ static void *object_with(size_t head, size_t n, size_t size)
 psgd_status psgd__choice_schedule(const struct psgd_rank_control_options *options,
 	const struct psgd__refusal *refusal, struct psgd__choice *out)
 {
-	static const struct psgd__choice_ops ops = {schedule_needs, schedule_decide, free};
+	static const struct psgd__choice_ops ops = {schedule_needs, schedule_decide, free, NULL};
 	size_t n = options->n_ranges;
 	struct schedule *schedule;
 
@@ -151,11 +153,12 @@ static uint32_t replay_needs(const void *self, uint64_t step, uint64_t epoch, bo
 	return entry_at(self, step + 1)->step == step + 1 ? PSGD_NEED_DECISION : 0;
 }
 
-static void replay_decide(
+static psgd_status replay_decide(
 	void *self, const struct psgd_observation *seen, struct psgd__choice_verdict *out)
 {
 	out->rank = psgd__comparable(entry_at(self, psgd__next_step(seen))->rank);
 	out->regime = "replay";
+	return PSGD_OK;
 }
 
 static psgd_status check_replay(
@@ -182,7 +185,7 @@ static psgd_status check_replay(
 psgd_status psgd__choice_replay(const struct psgd_rank_control_options *options,
 	const struct psgd__refusal *refusal, struct psgd__choice *out)
 {
-	static const struct psgd__choice_ops ops = {replay_needs, replay_decide, free};
+	static const struct psgd__choice_ops ops = {replay_needs, replay_decide, free, NULL};
 	size_t n = options->n_replay;
 	struct replay *replay;
 

@@ -59,22 +59,64 @@ static inline uint64_t psgd__next_epoch(const struct psgd_observation *seen)
 	return seen->first || !seen->epoch_end ? seen->epoch : seen->epoch + 1;
 }
 
+/* Of the learning rate, as decisions see it. Zeros at first. */
+struct psgd__rate_watch {
+	double last;			    /* at the decision before; 0: never given */
+	double epoch_end, epoch_end_before; /* of the last two epochs that ended; 0: not known */
+	uint64_t epoch;
+};
+
+/* True when the learning rate has dropped since the decision before, and not only decayed. */
+bool psgd__rate_dropped(struct psgd__rate_watch *rate, const struct psgd_observation *seen);
+
 /* The k-th smallest of n values, k < n; changes their order. */
 double psgd__nth(double *values, size_t n, size_t k);
 
 struct psgd__choice_verdict {
-	uint32_t rank;
+	uint32_t rank;	       /* the largest */
+	const uint32_t *ranks; /* per tensor, the choice's own; NULL: all at `rank` */
 	const char *regime;
 	double value, threshold;
-	bool reset_grad_sum;
+	bool moved; /* ranks differ from those of the decision before */
+	bool reset_grad_sum, reset_local_sum;
 };
+
+/*
+ * A piece of state: a struct, or an array of structs whose length is only known while it runs.
+ * What save writes, load checks and puts back, all pieces or none (state.c).
+ */
+struct psgd__state_piece {
+	const char *name;
+	void *at;     /* the struct; for an array, the pointer to its first element */
+	size_t bytes; /* of one element */
+	size_t *n;    /* of an array: its length. NULL: a struct */
+	/* False for bytes that no run can have left; n elements. NULL: all are possible. */
+	bool (*possible)(const void *self, const void *data, size_t n);
+};
+
+#define PSGD__MAX_PIECES 4
+
+/* Fills pieces and returns how many there are. NULL: no later decision depends on earlier ones. */
+typedef size_t psgd__pieces_of(void *self, struct psgd__state_piece *pieces);
+
+/* What is saved and loaded together. */
+struct psgd__state_owner {
+	void *self;
+	psgd__pieces_of *pieces;
+};
+
+psgd_status psgd__state_save(const struct psgd__state_owner *owners, size_t n_owners,
+	const struct psgd_state_writer *writer);
+psgd_status psgd__state_load(const struct psgd__state_owner *owners, size_t n_owners,
+	const struct psgd_state_reader *reader);
 
 /* decide may be called at steps for which the choice did not ask; it then repeats itself. */
 struct psgd__choice_ops {
 	uint32_t (*needs)(const void *self, uint64_t step, uint64_t epoch, bool epoch_end);
-	void (*decide)(
+	psgd_status (*decide)(
 		void *self, const struct psgd_observation *seen, struct psgd__choice_verdict *out);
 	void (*destroy)(void *self);
+	psgd__pieces_of *pieces;
 };
 
 struct psgd__choice {
@@ -84,7 +126,6 @@ struct psgd__choice {
 
 struct psgd__cap_verdict {
 	uint32_t rank;
-	bool overrides;	    /* rank is used whatever the choice is */
 	bool moved;	    /* differs from the decision before */
 	const char *regime; /* NULL: the cap has nothing to say */
 	double value, threshold;
@@ -96,6 +137,7 @@ struct psgd__cap_ops {
 	psgd_status (*decide)(
 		void *self, const struct psgd_observation *seen, struct psgd__cap_verdict *out);
 	void (*destroy)(void *self);
+	psgd__pieces_of *pieces;
 };
 
 struct psgd__cap {
@@ -119,9 +161,9 @@ psgd_status psgd__cap_live(const struct psgd_live_options *options,
 	const struct psgd__candidates *candidates, const struct psgd__refusal *refusal,
 	struct psgd__cap *out);
 
-/* As psgd_controller_calibration; 0 for a cap of another kind. */
-size_t psgd__cap_calibration_rows(
-	const struct psgd__cap *cap, struct psgd_calibration_row *rows, size_t n_rows);
+/* As psgd_controller_calibrate; UNSUPPORTED for a cap of another kind. */
+psgd_status psgd__cap_calibration_take(
+	const struct psgd__cap *cap, const struct psgd_calibration_row *rows, size_t n_rows);
 
 /* The switch of epochnorm at a decision point; everything it may know is here. */
 struct psgd__epochnorm_facts {
@@ -174,5 +216,8 @@ struct psgd__link_fit {
 /* Adds a step's messages. True when they show that the link is another one than before. */
 bool psgd__link_fit_add(
 	struct psgd__link_fit *fit, const struct psgd_message_time *messages, size_t n);
+
+/* False for what psgd__link_fit_add cannot have left. */
+bool psgd__link_fit_possible(const struct psgd__link_fit *fit);
 
 #endif

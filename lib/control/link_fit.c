@@ -253,3 +253,14 @@ bool psgd__link_fit_add(
 	refit(fit);
 	return true;
 }
+
+bool psgd__link_fit_possible(const struct psgd__link_fit *fit)
+{
+	if (fit->n_steps > PSGD__FIT_STEPS)
+		return false;
+	for (size_t k = 0; k < fit->n_steps; k++) {
+		if (!fit->step[k].n || fit->step[k].n > PSGD__FIT_MESSAGES)
+			return false;
+	}
+	return true;
+}

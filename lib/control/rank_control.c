@@ -4,11 +4,17 @@
 #include <math.h>
 #include <string.h>
 
+/* Of the decision before. */
+struct past {
+	uint32_t chosen;
+	uint32_t has_chosen;
+};
+
 struct rank_control {
+	struct psgd__candidates candidates;
 	struct psgd__choice choice;
 	struct psgd__cap cap; /* ops NULL: none */
-	uint32_t chosen;      /* by the decision before */
-	bool has_chosen;
+	struct past past;
 };
 
 psgd_status psgd__refuse(const struct psgd__refusal *refusal, const char *format, ...)
@@ -59,11 +65,14 @@ static bool cap_speaks(const struct psgd__cap_verdict *cap, uint32_t choice, boo
 {
 	if (!cap->regime)
 		return false;
-	if (cap->overrides)
-		return true;
 	if (choice_changed)
 		return cap->moved && cap->rank < choice;
 	return cap->moved || cap->rank < choice;
+}
+
+static uint32_t lesser(uint32_t a, uint32_t b)
+{
+	return a < b ? a : b;
 }
 
 static psgd_status control_decide(
@@ -82,15 +91,14 @@ static psgd_status control_decide(
 
 	if (control->cap.ops)
 		PSGD__TRY(control->cap.ops->decide(control->cap.self, seen, &cap));
-	control->choice.ops->decide(control->choice.self, seen, &choice);
-	changed = control->has_chosen && choice.rank != control->chosen;
-	control->chosen = choice.rank;
-	control->has_chosen = true;
+	PSGD__TRY(control->choice.ops->decide(control->choice.self, seen, &choice));
+	changed = choice.moved || (control->past.has_chosen && choice.rank != control->past.chosen);
+	control->past = (struct past){choice.rank, true};
 	by_cap = cap_speaks(&cap, choice.rank, changed);
-	rank = cap.overrides || cap.rank < choice.rank ? cap.rank : choice.rank;
+	rank = lesser(cap.rank, choice.rank);
 
 	for (size_t i = 0; i < seen->n_tensors; i++)
-		ranks[i] = psgd__public(rank);
+		ranks[i] = psgd__public(choice.ranks ? lesser(cap.rank, choice.ranks[i]) : rank);
 	out->regime = by_cap ? cap.regime : choice.regime;
 	out->value = by_cap ? cap.value : choice.value;
 	out->threshold = by_cap ? cap.threshold : choice.threshold;
@@ -101,6 +109,7 @@ static psgd_status control_decide(
 	out->cap = cap.rank;
 	out->choice = choice.rank;
 	out->reset_grad_sum = choice.reset_grad_sum;
+	out->reset_local_sum = choice.reset_local_sum;
 	return PSGD_OK;
 }
 
@@ -115,12 +124,52 @@ static void control_destroy(void *self)
 	free(control);
 }
 
+static size_t control_pieces(void *self, struct psgd__state_piece *pieces)
+{
+	struct rank_control *control = self;
+
+	pieces[0] = (struct psgd__state_piece){
+		"control/past", &control->past, sizeof(control->past), NULL, NULL};
+	return 1;
+}
+
+/* Fills owners[3]. */
+static size_t owners_of(struct rank_control *control, struct psgd__state_owner *owners)
+{
+	size_t n = 0;
+
+	owners[n++] = (struct psgd__state_owner){control, control_pieces};
+	if (control->choice.ops->pieces)
+		owners[n++] = (struct psgd__state_owner){
+			control->choice.self, control->choice.ops->pieces};
+	if (control->cap.ops && control->cap.ops->pieces)
+		owners[n++] =
+			(struct psgd__state_owner){control->cap.self, control->cap.ops->pieces};
+	return n;
+}
+
+static psgd_status control_save(void *self, const struct psgd_state_writer *writer)
+{
+	struct psgd__state_owner owners[3];
+
+	return psgd__state_save(owners, owners_of(self, owners), writer);
+}
+
+static psgd_status control_load(void *self, const struct psgd_state_reader *reader)
+{
+	struct psgd__state_owner owners[3];
+
+	return psgd__state_load(owners, owners_of(self, owners), reader);
+}
+
 static const struct psgd_controller_ops control_ops = {
 	.size = sizeof(control_ops),
 	.name = "rank_control",
 	.needs = control_needs,
 	.decide = control_decide,
 	.destroy = control_destroy,
+	.save = control_save,
+	.load = control_load,
 };
 
 static psgd_status take_candidates(const struct psgd_rank_control_options *in,
@@ -218,12 +267,11 @@ static psgd_status make_control(const struct psgd_rank_control_options *options,
 	const struct psgd__refusal *refusal, struct rank_control *control)
 {
 	struct psgd_rank_control_options in;
-	struct psgd__candidates candidates;
 
 	PSGD__TRY(psgd__take_options(&in, sizeof(in), options, "rank control", refusal));
-	PSGD__TRY(take_candidates(&in, &candidates, refusal));
-	PSGD__TRY(take_bounds(&in, &candidates, refusal));
-	PSGD__TRY(make_cap(&in, &candidates, refusal, &control->cap));
+	PSGD__TRY(take_candidates(&in, &control->candidates, refusal));
+	PSGD__TRY(take_bounds(&in, &control->candidates, refusal));
+	PSGD__TRY(make_cap(&in, &control->candidates, refusal, &control->cap));
 	return make_choice(&in, refusal, &control->choice);
 }
 
@@ -251,25 +299,38 @@ psgd_status psgd_controller_rank_control(const struct psgd_rank_control_options 
 	return PSGD_OK;
 }
 
-size_t psgd_controller_calibration(
-	const struct psgd_controller *controller, struct psgd_calibration_row *rows, size_t n_rows)
+static struct rank_control *of_controller(const struct psgd_controller *controller)
 {
-	const struct rank_control *control;
+	return controller && controller->ops == &control_ops ? controller->self : NULL;
+}
 
-	if (!controller || controller->ops != &control_ops)
+size_t psgd_controller_candidates(
+	const struct psgd_controller *controller, uint32_t *ranks, size_t n)
+{
+	const struct rank_control *control = of_controller(controller);
+
+	if (!control || !control->cap.ops)
 		return 0;
-	control = controller->self;
-	return control->cap.ops ? psgd__cap_calibration_rows(&control->cap, rows, n_rows) : 0;
+	for (size_t i = 0; ranks && i < n && i < control->candidates.n; i++)
+		ranks[i] = control->candidates.rank[i];
+	return control->candidates.n;
+}
+
+psgd_status psgd_controller_calibrate(const struct psgd_controller *controller,
+	const struct psgd_calibration_row *rows, size_t n_rows)
+{
+	const struct rank_control *control = of_controller(controller);
+
+	if (!control || !control->cap.ops)
+		return PSGD_ERR_UNSUPPORTED;
+	return psgd__cap_calibration_take(&control->cap, rows, n_rows);
 }
 
 void psgd_controller_destroy(struct psgd_controller *controller)
 {
-	const struct psgd_controller_ops *ops;
-
 	if (!controller)
 		return;
-	ops = controller->ops;
-	if (ops && PSGD__HAS(ops, destroy))
-		ops->destroy(controller->self);
+	if (controller->ops && PSGD__HAS(controller->ops, destroy))
+		controller->ops->destroy(controller->self);
 	*controller = (struct psgd_controller){0};
 }

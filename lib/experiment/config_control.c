@@ -100,16 +100,13 @@ static void set_caps(const struct psgd_config *config, struct parts *parts)
 {
 	const struct psgd_config_calibration *c = &config->compression.calibration;
 	const struct psgd_config_rank_control *control = &config->rank_control;
-	unsigned start = config->compression.start_power_iterations;
 	double exposed = control->max_exposed > 0 ? control->max_exposed : c->comm_ratio_threshold;
 
 	parts->live = PSGD_INIT(psgd_live_options);
 	parts->live.max_exposed = exposed;
 	parts->live.dwell_steps = control->dwell_iters;
 	parts->calibration = PSGD_INIT(psgd_calibration_options);
-	parts->calibration.start_step = c->force_start_iter > start ? c->force_start_iter : start;
-	parts->calibration.warmup_steps = c->warmup_iters;
-	parts->calibration.measure_steps = c->measure_iters;
+	parts->calibration.start_step = c->force_start_iter;
 	parts->calibration.max_exposed = exposed;
 	parts->calibration.allow_rank_one = c->allow_rank_one;
 }

@@ -1,4 +1,4 @@
-/* The calibration cap: the rule that picks the best, and the steps that it measures. */
+/* The calibration cap: the rule that picks the best, and the rows that it takes. */
 #include "control/control.h"
 #include "support/suite.h"
 
@@ -89,15 +89,16 @@ END_TEST
 
 static const uint32_t candidates[] = {1, 2, 4, 8, 16};
 
-static struct psgd_controller calibration(uint64_t start, uint32_t min_rank, uint32_t max_rank)
+static struct psgd_controller calibration(
+	enum psgd_choice_kind choice, uint64_t start, uint32_t min_rank, uint32_t max_rank)
 {
 	struct psgd_calibration_options options = PSGD_INIT(psgd_calibration_options);
 	struct psgd_rank_control_options control = PSGD_INIT(psgd_rank_control_options);
 
 	options.start_step = start;
-	options.warmup_steps = 3;
-	options.measure_steps = 4;
 	control.cap = PSGD_CAP_CALIBRATION;
+	control.choice = choice;
+	control.fixed_rank = 2;
 	control.candidates = candidates;
 	control.n_candidates = 5;
 	control.min_rank = min_rank;
@@ -106,161 +107,187 @@ static struct psgd_controller calibration(uint64_t start, uint32_t min_rank, uin
 	return scene_control(&control);
 }
 
-/* Candidate k: steps start + 7 k on, of which the last four are asked about. */
-START_TEST(window)
+/* Rows as a trainer measures them on a link: of each candidate, and dense. */
+static size_t measure(const struct scene *s, struct psgd_calibration_row *rows)
 {
-	struct psgd_controller control = calibration(10, 0, 0);
+	for (size_t i = 0; i < 6; i++) {
+		uint32_t rank = i < 5 ? candidates[i] : 0;
+		struct psgd_cost cost = scene_truth(s, rank);
 
-	for (uint64_t i = 0; i < 100; i++) {
-		uint32_t want = 0;
-
-		if (i == 9)
-			want = PSGD_NEED_DECISION;
-		if (i >= 10 && i < 45 && (i - 10) % 7 >= 3)
-			want = PSGD_NEED_DECISION | PSGD_NEED_TIMING;
-		ck_assert_uint_eq(control.ops->needs(control.self, i, 0, true), want);
+		rows[i] = (struct psgd_calibration_row){.rank = rank,
+			.steps = 4,
+			.step_ns = cost.step_ns,
+			.exposed_ns = cost.exposed_ns,
+			.payload_bytes = cost.payload_bytes,
+			.compute_ns = cost.step_ns - cost.exposed_ns};
 	}
-	psgd_controller_destroy(&control);
-}
-END_TEST
-
-/* Runs it as the engine would: decides only when asked. Returns the rank after it. */
-static uint32_t calibrate(struct psgd_controller *control, struct scene *s, uint64_t start,
-	uint64_t steps, bool always)
-{
-	uint32_t ranks[1];
-	struct psgd_observation seen = scene_first(ranks);
-	struct psgd_decision d = scene_decide(control, &seen);
-
-	s->rank = d.rank;
-	for (uint64_t i = 0; i < steps; i++) {
-		if (i >= start && i < start + 35) {
-			ck_assert_uint_eq(s->rank, candidates[(i - start) / 7]);
-			ck_assert_str_eq(d.regime, "calibrate");
-		}
-		if (!always && !control->ops->needs(control->self, i, 0, false))
-			continue;
-		seen = scene_observe(s, i, ranks);
-		d = scene_decide(control, &seen);
-		s->rank = d.rank;
-		if (i == start + 34) {
-			ck_assert_str_eq(d.regime, "calibrated");
-			ck_assert_double_eq(d.threshold, 0.30);
-			ck_assert_double_eq(d.value, d.predicted_exposed);
-		}
-	}
-	return s->rank;
+	return 6;
 }
 
-START_TEST(measures)
+/* Where rows are due, and ever more rarely after; alike with rows and without. */
+START_TEST(needs)
 {
-	for (int always = 0; always < 2; always++) {
-		for (uint64_t start = 0; start < 20; start += 10) {
-			struct psgd_controller control = calibration(start, 0, 0);
-			struct psgd_calibration_row rows[6] = {0};
-			struct scene s = scene_new(2);
-			uint32_t want = 0;
-
-			scene_link(&s, 20, 1e5);
-			for (size_t i = 0; i < 5; i++) {
-				if (scene_share(&s, candidates[i]) <= 0.30)
-					want = candidates[i];
-			}
-			/* Neither end, or this test would show nothing. */
-			ck_assert(want > 1 && want < 16);
-			ck_assert_uint_eq(psgd_controller_calibration(&control, rows, 6), 5);
-			ck_assert_uint_eq(rows[0].steps, 0);
-			ck_assert_uint_eq(calibrate(&control, &s, start, 80, always), want);
-			ck_assert_uint_eq(psgd_controller_calibration(&control, rows, 6), 5);
-			for (size_t i = 0; i < 5; i++) {
-				struct psgd_cost cost = scene_truth(&s, candidates[i]);
-
-				ck_assert_uint_eq(rows[i].rank, candidates[i]);
-				ck_assert_uint_eq(rows[i].steps, 4);
-				ck_assert_int_eq(rows[i].step_ns, cost.step_ns);
-				ck_assert_int_eq(rows[i].exposed_ns, cost.exposed_ns);
-				ck_assert_uint_eq(rows[i].payload_bytes, cost.payload_bytes);
-				ck_assert_uint_eq(
-					rows[i].raw_bytes, 4 * 1025 * (512 + 256 + 128 + 512));
-			}
-			ck_assert_uint_eq(rows[5].rank, 0);
-			ck_assert_uint_eq(psgd_controller_calibration(&control, rows, 2), 5);
-			ck_assert_uint_eq(psgd_controller_calibration(&control, NULL, 0), 5);
-			psgd_controller_destroy(&control);
-		}
-	}
-}
-END_TEST
-
-/* It measures what is there, not what a formula says: bytes do not matter, times do. */
-START_TEST(believes_the_clock)
-{
-	struct psgd_controller control = calibration(0, 0, 0);
+	struct psgd_controller control = calibration(PSGD_CHOICE_MAX, 10, 0, 0);
+	struct psgd_calibration_row rows[6];
 	struct scene s = scene_new(2);
 	uint32_t ranks[1];
 	struct psgd_observation seen = scene_first(ranks);
 
-	scene_link(&s, 1, 1e5);
-	s.rank = scene_decide(&control, &seen).rank;
-	for (uint64_t i = 0; i < 35; i++) {
-		seen = scene_observe(&s, i, ranks);
-		seen.step_ns = 1000;
-		seen.exposed_ns = s.rank <= 8 ? 100 : 900;
-		s.rank = scene_decide(&control, &seen).rank;
+	for (int taken = 0; taken < 2; taken++) {
+		for (uint64_t i = 0; i < 100; i++) {
+			bool want = i == 10 || i == 11 || i == 12 || i == 14 || i == 18 ||
+				    i == 26 || i == 42 || i == 74;
+
+			ck_assert_uint_eq(control.ops->needs(control.self, i, 0, true),
+				want ? PSGD_NEED_DECISION : 0);
+		}
+		ck_assert_int_eq(
+			psgd_controller_calibrate(&control, rows, measure(&s, rows)), PSGD_OK);
+		scene_decide(&control, &seen);
 	}
-	ck_assert_uint_eq(s.rank, 8);
 	psgd_controller_destroy(&control);
 }
 END_TEST
 
-/* Before the window the largest candidate; only candidates within the bounds are tried. */
+/* The rows that are handed over decide, from the next decision on, and once. */
+START_TEST(takes_rows)
+{
+	struct psgd_controller control = calibration(PSGD_CHOICE_MAX, 0, 0, 0);
+	struct psgd_calibration_row rows[6];
+	struct scene s = scene_new(2);
+	uint32_t ranks[1], want = 0, small;
+	struct psgd_observation seen = scene_first(ranks);
+	struct psgd_decision d = scene_decide(&control, &seen);
+
+	ck_assert_uint_eq(d.cap, 16);
+	ck_assert_str_eq(d.regime, "max");
+	scene_link(&s, 20, 1e5);
+	for (size_t i = 0; i < 5; i++) {
+		if (scene_share(&s, candidates[i]) <= 0.30)
+			want = candidates[i];
+	}
+	/* Neither end, or this test would show nothing. */
+	ck_assert(want > 1 && want < 16);
+	ck_assert_int_eq(psgd_controller_calibrate(&control, rows, measure(&s, rows)), PSGD_OK);
+	for (uint64_t i = 0; i < 5; i++) {
+		seen = scene_observe(&s, i, ranks);
+		d = scene_decide(&control, &seen);
+		ck_assert_uint_eq(d.cap, want);
+		ck_assert_uint_eq(d.rank, want);
+		ck_assert_str_eq(d.regime, "calibrated");
+		ck_assert_double_eq(d.threshold, 0.30);
+		ck_assert_double_eq_tol(d.value, scene_share(&s, want), 1e-12);
+		ck_assert_double_eq(d.value, d.predicted_exposed);
+	}
+	/* Measured again, on a slower link: the new ones hold. */
+	scene_link(&s, 2, 1e5);
+	ck_assert_int_eq(psgd_controller_calibrate(&control, rows, measure(&s, rows)), PSGD_OK);
+	small = scene_decide(&control, &seen).cap;
+	ck_assert_uint_eq(small, 2);
+	psgd_controller_destroy(&control);
+}
+END_TEST
+
+/* It believes what was measured, not bytes or a formula; and the share is of the row's own step. */
+START_TEST(believes_the_clock)
+{
+	static const struct psgd_calibration_row rows[] = {{1, 4, 1000, 100, 1, 1, 900},
+		{2, 4, 1000, 100, 1, 9000, 900}, {4, 4, 2000, 500, 1, 1, 1500},
+		{8, 4, 4000, 1100, 1, 1, 900}, {16, 4, 1000, 310, 1, 1, 9}};
+	struct psgd_controller control = calibration(PSGD_CHOICE_MAX, 0, 0, 0);
+	uint32_t ranks[1];
+	struct psgd_observation seen = scene_first(ranks);
+
+	ck_assert_int_eq(psgd_controller_calibrate(&control, rows, 5), PSGD_OK);
+	ck_assert_uint_eq(scene_decide(&control, &seen).cap, 8);
+	psgd_controller_destroy(&control);
+}
+END_TEST
+
+/* Only candidates within the bounds count: the best is clamped, and others' rows are passed over.
+ */
 START_TEST(bounds)
 {
-	struct psgd_controller control = calibration(1000, 2, 9);
-	struct psgd_calibration_row rows[5];
-	uint32_t ranks[1];
+	struct psgd_calibration_row rows[5] = {
+		{.rank = 1}, {.rank = 2}, {.rank = 4}, {.rank = 8}, {.rank = 16}};
+	struct psgd_controller control = calibration(PSGD_CHOICE_MAX, 0, 2, 9);
+	uint32_t ranks[1], listed[5] = {0};
 	struct psgd_observation seen = scene_first(ranks);
 	struct psgd_decision d = scene_decide(&control, &seen);
 
 	ck_assert_uint_eq(d.rank, 8);
 	ck_assert_uint_eq(d.choice, 9);
 	ck_assert_str_eq(d.regime, "max");
-	ck_assert_uint_eq(psgd_controller_calibration(&control, rows, 5), 3);
-	ck_assert_uint_eq(rows[0].rank, 2);
-	ck_assert_uint_eq(rows[2].rank, 8);
+	ck_assert_uint_eq(psgd_controller_candidates(&control, listed, 5), 3);
+	ck_assert_uint_eq(listed[0], 2);
+	ck_assert_uint_eq(listed[2], 8);
+	ck_assert_uint_eq(listed[3], 0);
+	ck_assert_uint_eq(psgd_controller_candidates(&control, listed, 1), 3);
+	ck_assert_uint_eq(psgd_controller_candidates(&control, NULL, 0), 3);
+	for (size_t i = 0; i < 5; i++) {
+		rows[i].step_ns = 100;
+		rows[i].exposed_ns = 1;
+	}
+	ck_assert_int_eq(psgd_controller_calibrate(&control, rows, 5), PSGD_OK);
+	ck_assert_uint_eq(scene_decide(&control, &seen).cap, 8);
+	for (size_t i = 0; i < 5; i++)
+		rows[i].exposed_ns = 99;
+	ck_assert_int_eq(psgd_controller_calibrate(&control, rows, 5), PSGD_OK);
+	ck_assert_uint_eq(scene_decide(&control, &seen).cap, 2);
+	/* What was not measured cannot be the best. */
+	rows[1].exposed_ns = rows[2].exposed_ns = rows[3].exposed_ns = 1;
+	ck_assert_int_eq(psgd_controller_calibrate(&control, rows, 3), PSGD_OK);
+	ck_assert_uint_eq(scene_decide(&control, &seen).cap, 4);
 	psgd_controller_destroy(&control);
 }
 END_TEST
 
-/* During the window the candidate's rank is used even above the choice; afterwards the cap is. */
-START_TEST(overrides)
+/* It is a cap: never above the choice, and a choice below it keeps its own regime. */
+START_TEST(under_it)
 {
-	struct psgd_rank_control_options options = PSGD_INIT(psgd_rank_control_options);
-	struct psgd_controller control;
+	struct psgd_controller control = calibration(PSGD_CHOICE_FIXED, 0, 0, 0);
+	struct psgd_calibration_row rows[6];
 	struct scene s = scene_new(2);
-	uint32_t ranks[1], used[150 + 1];
+	uint32_t ranks[1];
+	struct psgd_observation seen = scene_first(ranks);
+	struct psgd_decision d;
+
+	scene_link(&s, 20, 1e5);
+	ck_assert_int_eq(psgd_controller_calibrate(&control, rows, measure(&s, rows)), PSGD_OK);
+	d = scene_decide(&control, &seen);
+	ck_assert_str_eq(d.regime, "calibrated");
+	ck_assert_uint_eq(d.rank, 2);
+	ck_assert_uint_gt(d.cap, 2);
+	ck_assert_str_eq(scene_decide(&control, &seen).regime, "fixed");
+	psgd_controller_destroy(&control);
+}
+END_TEST
+
+/* Refused rows change nothing. */
+START_TEST(bad_rows)
+{
+	struct psgd_controller control = calibration(PSGD_CHOICE_MAX, 0, 0, 0);
+	struct psgd_calibration_row rows[2] = {
+		{.rank = 3, .step_ns = 10}, {.rank = 2, .step_ns = 10}};
+	uint32_t ranks[1];
 	struct psgd_observation seen = scene_first(ranks);
 
-	options.cap = PSGD_CAP_CALIBRATION;
-	options.choice = PSGD_CHOICE_FIXED;
-	options.fixed_rank = 2;
-	control = scene_control(&options);
-	scene_link(&s, 1000, 1e5);
-	used[0] = s.rank = scene_decide(&control, &seen).rank;
-	for (uint64_t i = 0; i < 150; i++) {
-		if (control.ops->needs(control.self, i, 0, false)) {
-			struct psgd_decision d;
-
-			seen = scene_observe(&s, i, ranks);
-			d = scene_decide(&control, &seen);
-			s.rank = d.rank;
-			ck_assert_uint_eq(d.choice, 2);
-		}
-		used[i + 1] = s.rank;
-	}
-	for (uint64_t i = 0; i < 150; i++)
-		ck_assert_uint_eq(used[i], 1u << i / 25);
-	ck_assert_uint_eq(used[150], 2);
+	ck_assert_int_eq(psgd_controller_calibrate(&control, NULL, 0), PSGD_ERR_INVALID);
+	ck_assert_int_eq(psgd_controller_calibrate(&control, NULL, 2), PSGD_ERR_INVALID);
+	ck_assert_int_eq(psgd_controller_calibrate(&control, rows, 1), PSGD_ERR_INVALID);
+	rows[0].rank = 2;
+	ck_assert_int_eq(psgd_controller_calibrate(&control, rows, 2), PSGD_ERR_INVALID);
+	rows[0].rank = 1;
+	rows[0].step_ns = -1;
+	ck_assert_int_eq(psgd_controller_calibrate(&control, rows, 2), PSGD_ERR_INVALID);
+	rows[0].step_ns = 1;
+	rows[0].exposed_ns = -1;
+	ck_assert_int_eq(psgd_controller_calibrate(&control, rows, 2), PSGD_ERR_INVALID);
+	ck_assert_uint_eq(scene_decide(&control, &seen).cap, 16);
+	/* A step of no time says nothing good. */
+	rows[0].step_ns = rows[0].exposed_ns = rows[1].step_ns = 0;
+	ck_assert_int_eq(psgd_controller_calibrate(&control, rows, 2), PSGD_OK);
+	ck_assert_uint_eq(scene_decide(&control, &seen).cap, 2);
 	psgd_controller_destroy(&control);
 }
 END_TEST
@@ -272,20 +299,29 @@ static psgd_status own_decide(
 	return PSGD_OK;
 }
 
-START_TEST(others_have_no_rows)
+START_TEST(others_take_no_rows)
 {
 	struct psgd_rank_control_options options = PSGD_INIT(psgd_rank_control_options);
 	struct psgd_controller control = scene_control(&options);
 	static const struct psgd_controller_ops ops = {
 		.size = sizeof(ops), .name = "own", .decide = own_decide};
 	struct psgd_controller own = {&ops, &options};
-	struct psgd_calibration_row row;
+	struct psgd_calibration_row row = {.rank = 1, .step_ns = 1};
+	uint32_t rank;
 
-	ck_assert_uint_eq(psgd_controller_calibration(&control, &row, 1), 0);
+	ck_assert_uint_eq(psgd_controller_candidates(&control, &rank, 1), 0);
+	ck_assert_int_eq(psgd_controller_calibrate(&control, &row, 1), PSGD_ERR_UNSUPPORTED);
 	psgd_controller_destroy(&control);
-	ck_assert_uint_eq(psgd_controller_calibration(&control, &row, 1), 0);
-	ck_assert_uint_eq(psgd_controller_calibration(NULL, &row, 1), 0);
-	ck_assert_uint_eq(psgd_controller_calibration(&own, &row, 1), 0);
+	options.cap = PSGD_CAP_LIVE;
+	control = scene_control(&options);
+	ck_assert_uint_eq(psgd_controller_candidates(&control, &rank, 1), 6);
+	ck_assert_int_eq(psgd_controller_calibrate(&control, &row, 1), PSGD_ERR_UNSUPPORTED);
+	psgd_controller_destroy(&control);
+	ck_assert_int_eq(psgd_controller_calibrate(&control, &row, 1), PSGD_ERR_UNSUPPORTED);
+	ck_assert_int_eq(psgd_controller_calibrate(NULL, &row, 1), PSGD_ERR_UNSUPPORTED);
+	ck_assert_int_eq(psgd_controller_calibrate(&own, &row, 1), PSGD_ERR_UNSUPPORTED);
+	ck_assert_uint_eq(psgd_controller_candidates(NULL, &rank, 1), 0);
+	ck_assert_uint_eq(psgd_controller_candidates(&own, &rank, 1), 0);
 	psgd_controller_destroy(&own);
 	ck_assert_ptr_null(own.self);
 	psgd_controller_destroy(NULL);
@@ -299,12 +335,13 @@ static Suite *suite(void)
 
 	tcase_add_test(t, select_best);
 	tcase_add_test(t, monotone);
-	tcase_add_test(t, window);
-	tcase_add_test(t, measures);
+	tcase_add_test(t, needs);
+	tcase_add_test(t, takes_rows);
 	tcase_add_test(t, believes_the_clock);
 	tcase_add_test(t, bounds);
-	tcase_add_test(t, overrides);
-	tcase_add_test(t, others_have_no_rows);
+	tcase_add_test(t, under_it);
+	tcase_add_test(t, bad_rows);
+	tcase_add_test(t, others_take_no_rows);
 	suite_add_tcase(s, t);
 	return s;
 }

@@ -43,7 +43,8 @@ START_TEST(null_is_refused)
 	REFUSES(INVALID, psgd_compressor_dense(NULL));
 	REFUSES(INVALID, psgd_compressor_powersgd(NULL, NULL));
 	REFUSES(INVALID, psgd_controller_rank_control(NULL, NULL, 0, NULL));
-	ck_assert_uint_eq(psgd_controller_calibration(NULL, NULL, 5), 0);
+	ck_assert_uint_eq(psgd_controller_candidates(NULL, NULL, 5), 0);
+	REFUSES(UNSUPPORTED, psgd_controller_calibrate(NULL, NULL, 5));
 	REFUSES(INVALID, psgd_cost_link_of(NULL, 2, &link));
 	REFUSES(INVALID, psgd_cost_link_of(&wire, 2, NULL));
 	REFUSES(INVALID, psgd_cost_link_of(&wire, 0, &link));

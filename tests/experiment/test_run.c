@@ -144,7 +144,8 @@ END_TEST
 START_TEST(calibration)
 {
 	static const struct psgd_calibration_row rows[] = {
-		{1, 20, 1000000000, 250000000, 4000, 40}, {PSGD_RANK_DENSE, 20, 0, 0, 4000, 4000}};
+		{1, 20, 1000000000, 250000000, 4000, 40, 750000000},
+		{PSGD_RANK_DENSE, 20, 0, 0, 4000, 4000, 0}};
 	psgd_run *run = must_open("r", false);
 
 	ck_assert_int_eq(psgd_run_calibration(run, rows, 2, 1), PSGD_OK);

@@ -1,0 +1,116 @@
+/* State of caps and choices as arrays of bytes. */
+#include "control/control.h"
+
+#include <string.h>
+
+static size_t length(const struct psgd__state_piece *piece)
+{
+	return piece->n ? *piece->n : 1;
+}
+
+static void *memory(const struct psgd__state_piece *piece)
+{
+	return piece->n ? *(void **)piece->at : piece->at;
+}
+
+psgd_status psgd__state_save(const struct psgd__state_owner *owners, size_t n_owners,
+	const struct psgd_state_writer *writer)
+{
+	struct psgd__state_piece pieces[PSGD__MAX_PIECES];
+
+	for (size_t o = 0; o < n_owners; o++) {
+		size_t n = owners[o].pieces(owners[o].self, pieces);
+
+		for (size_t i = 0; i < n; i++) {
+			struct psgd_state_array array = PSGD_INIT(psgd_state_array);
+
+			array.name = pieces[i].name;
+			array.dtype = PSGD_U8;
+			array.n_dims = 2;
+			array.dims[0] = (int64_t)length(&pieces[i]);
+			array.dims[1] = (int64_t)pieces[i].bytes;
+			PSGD__TRY(writer->put(writer->user, &array, memory(&pieces[i])));
+		}
+	}
+	return PSGD_OK;
+}
+
+/* A piece as it was read; the next ones follow it. */
+struct loaded {
+	struct psgd__state_piece piece;
+	void *self;
+	void *data;
+	size_t n;
+};
+
+static psgd_status load_piece(const struct psgd_state_reader *reader, struct loaded *out)
+{
+	const struct psgd__state_piece *piece = &out->piece;
+	struct psgd_state_array array = PSGD_INIT(psgd_state_array);
+
+	PSGD__TRY(reader->find(reader->user, piece->name, &array));
+	if (array.dtype != PSGD_U8 || array.n_dims != 2 || array.dims[0] < 0 ||
+		array.dims[1] != (int64_t)piece->bytes || (!piece->n && array.dims[0] != 1))
+		return PSGD_ERR_MISMATCH;
+	out->n = (size_t)array.dims[0];
+	out->data = psgd__calloc(out->n, piece->bytes);
+	if (!out->data)
+		return PSGD_ERR_NOMEM;
+	PSGD__TRY(reader->read(reader->user, piece->name, out->data, out->n * piece->bytes));
+	if (piece->possible && !piece->possible(out->self, out->data, out->n))
+		return PSGD_ERR_MISMATCH;
+	return PSGD_OK;
+}
+
+/* Arrays of one length must stay so. */
+static bool lengths_agree(const struct loaded *loaded, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		for (size_t k = 0; k < i; k++) {
+			if (loaded[i].piece.n && loaded[i].piece.n == loaded[k].piece.n &&
+				loaded[i].n != loaded[k].n)
+				return false;
+		}
+	}
+	return true;
+}
+
+static void put_back(struct loaded *loaded)
+{
+	const struct psgd__state_piece *piece = &loaded->piece;
+
+	if (!piece->n) {
+		memcpy(piece->at, loaded->data, piece->bytes);
+		return;
+	}
+	free(*(void **)piece->at);
+	*(void **)piece->at = loaded->data;
+	*piece->n = loaded->n;
+	loaded->data = NULL;
+}
+
+psgd_status psgd__state_load(const struct psgd__state_owner *owners, size_t n_owners,
+	const struct psgd_state_reader *reader)
+{
+	struct psgd__state_piece pieces[PSGD__MAX_PIECES];
+	struct loaded loaded[3 * PSGD__MAX_PIECES] = {0};
+	psgd_status status = PSGD_OK;
+	size_t n = 0;
+
+	for (size_t o = 0; o < n_owners && status >= 0; o++) {
+		size_t own = owners[o].pieces(owners[o].self, pieces);
+
+		for (size_t i = 0; i < own && status >= 0; i++) {
+			loaded[n] = (struct loaded){pieces[i], owners[o].self, NULL, 0};
+			status = load_piece(reader, &loaded[n++]);
+		}
+	}
+	if (status >= 0 && !lengths_agree(loaded, n))
+		status = PSGD_ERR_MISMATCH;
+	for (size_t i = 0; i < n; i++) {
+		if (status >= 0)
+			put_back(&loaded[i]);
+		free(loaded[i].data);
+	}
+	return status;
+}
