@@ -8,9 +8,12 @@
 #include <unistd.h>
 
 #include "experiment/run_impl.h"
+#include "experiment/safetensors.h"
 
-static psgd_status write_all(int fd, const char *text, size_t n)
+psgd_status psgd__write_all(int fd, const void *bytes, size_t n)
 {
+	const char *text = bytes;
+
 	while (n) {
 		ssize_t wrote = write(fd, text, n);
 
@@ -35,7 +38,7 @@ psgd_status psgd__file_replace(
 	fd = openat(dir_fd, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
 	if (fd < 0)
 		return PSGD_ERR_IO;
-	status = write_all(fd, text, n);
+	status = psgd__write_all(fd, text, n);
 	if (!status && durable && fsync(fd) != 0)
 		status = PSGD_ERR_IO;
 	error = errno;
