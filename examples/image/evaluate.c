@@ -45,8 +45,8 @@ psgd_status evaluate(struct trainer *trainer, struct evaluation *out)
 		return status;
 	sums[0] = (double)loss.correct;
 	sums[1] = (double)loss.samples;
-	sums[2] = trainer->epoch_loss.sum;
-	sums[3] = (double)trainer->epoch_loss.samples;
+	sums[2] = trainer->sums.loss.sum;
+	sums[3] = (double)trainer->sums.loss.samples;
 	status = psgd_session_sum(trainer->session, sums, 4);
 	if (status)
 		return trainer_fail(trainer, status, "sum of the evaluation");

@@ -54,6 +54,19 @@ unsigned schedule_batches(const struct psgd_config *config, uint64_t epoch)
 	return stage->base_sync_frequency;
 }
 
+unsigned schedule_most_batches(const struct psgd_config *config)
+{
+	const struct psgd_config_adaptive *adaptive = &config->adaptive_training;
+	unsigned most = 1;
+
+	for (unsigned i = 0; i < adaptive->stages_count; i++) {
+		unsigned each = schedule_batches(config, adaptive->stages[i].start_epoch);
+
+		most = each > most ? each : most;
+	}
+	return most;
+}
+
 uint64_t schedule_steps(const struct psgd_config *config, uint64_t epoch, uint64_t batches)
 {
 	unsigned each = schedule_batches(config, epoch);

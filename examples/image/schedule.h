@@ -16,6 +16,9 @@ double schedule_learning_rate(const struct psgd_config *config, uint64_t epoch);
 /* How many batches' gradients make one optimizer step of the epoch: base_sync_frequency, or 1. */
 unsigned schedule_batches(const struct psgd_config *config, uint64_t epoch);
 
+/* The most that schedule_batches says of any epoch. */
+unsigned schedule_most_batches(const struct psgd_config *config);
+
 /* Optimizer steps of an epoch of `batches` batches; the last may have fewer batches. */
 uint64_t schedule_steps(const struct psgd_config *config, uint64_t epoch, uint64_t batches);
 

@@ -2,12 +2,21 @@
 #ifndef IMAGE_TRAINER_H
 #define IMAGE_TRAINER_H
 
+#include "accumulate.h"
 #include "buckets.h"
 #include "loader.h"
 #include "loss.h"
 #include "net.h"
 
 #include <psgd/experiment/stack.h>
+
+/* Of the epoch's steps so far. */
+struct epoch_sums {
+	struct loss loss; /* this worker's */
+	double grad_norm; /* of those that have one */
+	uint64_t grad_norms;
+	double grad_sum_norm; /* of the last */
+};
 
 struct trainer {
 	psgd_stack *stack; /* borrowed, with what belongs to it */
@@ -22,17 +31,19 @@ struct trainer {
 	struct net_plan *plan; /* for a training batch */
 	struct loader loader;
 	struct buckets buckets;
+	struct accumulate accumulate;
 	uint16_t *labels; /* of a batch, of training or evaluation */
 	float *momentum;
 	float *worker0_running; /* worker 0's batch norm statistics, for evaluation */
 
+	/* Where training is: what the next step begins with. */
 	uint64_t iteration; /* optimizer steps so far */
+	uint64_t epoch;
+	size_t batch;	  /* of the epoch */
+	uint64_t samples; /* of all workers, so far */
 	uint64_t total_iterations;
 	unsigned nonfinite_steps; /* in a row, up to now */
-	struct loss epoch_loss;	  /* this worker's, of the epoch's steps */
-	double grad_norm_sum;	  /* of the epoch's steps that have one */
-	uint64_t grad_norms;
-	double grad_sum_norm; /* of the epoch's last step */
+	struct epoch_sums sums;
 };
 
 /* What the workers know together after an epoch. */

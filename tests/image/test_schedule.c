@@ -127,6 +127,7 @@ START_TEST(test_stages_batches)
 			ck_assert_uint_eq(
 				schedule_steps(&config, epoch, 10), on == 3 ? steps[epoch] : 10);
 		}
+		ck_assert_uint_eq(schedule_most_batches(&config), on == 3 ? 4 : 1);
 		ck_assert_uint_eq(schedule_total_steps(&config, 10), on == 3 ? 40 : 60);
 		config.training.max_iterations = 27;
 		ck_assert_uint_eq(schedule_total_steps(&config, 10), 27);
