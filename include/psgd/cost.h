@@ -35,7 +35,10 @@ struct psgd_cost {
 	uint64_t payload_bytes;
 };
 
-/* The link model in the form of the cost model: for rings of n_workers. Pure. */
+/*
+ * The link model in the form of the cost model: for rings of n_workers. Losses are what is sent
+ * again; the round trips that they cost are no part of a straight line. Pure.
+ */
 PSGD_API psgd_status psgd_cost_link_of(
 	const struct psgd_link *link, uint32_t n_workers, struct psgd_cost_link *out);
 

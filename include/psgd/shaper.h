@@ -14,7 +14,9 @@ struct psgd_link {
 	int64_t delay_ns;     /* one way, charged once per message of a collective's algorithm */
 	int64_t jitter_ns;    /* each delay is uniform in delay_ns +- jitter_ns, at least 0 */
 	uint64_t burst_bytes; /* depth of the token bucket; 0: 3028, two full Ethernet frames */
-	uint64_t seed;	      /* of the jitter; equal on all workers */
+	uint64_t seed;	      /* of the jitter and the losses; equal on all workers */
+	uint32_t loss_ppm;    /* of 10^6 frames so many are lost, and sent again; below 10^6 */
+	uint32_t reserved;    /* 0 */
 };
 
 /* One collective as a link sees it: `steps` dependent messages of `bytes` bytes, both ways. */
@@ -34,6 +36,8 @@ struct psgd_shaper_ops {
 	 */
 	int64_t (*admit)(void *self, const struct psgd_message *message, int64_t start_ns);
 	void (*destroy)(void *self);
+	/* The link that messages admitted later meet; beside `admit`, from any thread. */
+	psgd_status (*set_link)(void *self, const struct psgd_link *link);
 };
 
 struct psgd_shaper {
@@ -43,10 +47,25 @@ struct psgd_shaper {
 
 /*
  * A full-duplex link by a token bucket for each direction. Pure: time is an argument.
+ *
+ * Losses: each step travels in frames of 1500 bytes, of which each may be lost, by chance but the
+ * same for the same seed. The sender hears of all losses of a flight together, one delay after the
+ * flight has arrived, as by duplicate acknowledgements, and sends the lost frames again, of which
+ * some may be lost again: a flight with losses costs a round trip and the frames' time on the wire.
+ * There is no congestion control: the rate stays what it is.
+ *
  * On success *out is the caller's; on failure zeroed. Errors: INVALID (negative delay or jitter,
- * jitter above delay), NOMEM. Any thread.
+ * jitter above delay, all frames lost), NOMEM. Any thread.
  */
 PSGD_API psgd_status psgd_shaper_model(const struct psgd_link *link, struct psgd_shaper *out);
+
+/*
+ * Another link from now on: messages that were admitted before keep their times, later ones queue
+ * behind them. Any thread, beside a transport that uses the shaper; on every worker between the
+ * same two messages, or their times differ. Errors: INVALID (as psgd_shaper_model), UNSUPPORTED (a
+ * shaper whose link cannot change).
+ */
+PSGD_API psgd_status psgd_shaper_set_link(struct psgd_shaper *shaper, const struct psgd_link *link);
 
 /* Ends a shaper and zeroes it. NULL and zeros are fine. */
 PSGD_API void psgd_shaper_destroy(struct psgd_shaper *shaper);

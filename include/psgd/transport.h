@@ -126,9 +126,9 @@ PSGD_API psgd_status psgd_transport_gloo(
 /*
  * Decorator: collectives go through `inner` and complete when they would have on the link that
  * `shaper` describes. inner and shaper are borrowed and must outlive *out. The same link on every
- * worker. A message is charged from the moment all workers have posted it, as the ring all-reduce
- * (2(n-1) steps of bytes/n, a delay each), the ring all-gather (n-1 steps of one block, a delay
- * each) or the tree broadcast (ceil(log2 n) steps).
+ * worker, also while it changes (psgd_shaper_set_link). A message is charged from the moment all
+ * workers have posted it, as the ring all-reduce (2(n-1) steps of bytes/n, a delay each), the ring
+ * all-gather (n-1 steps of one block, a delay each) or the tree broadcast (ceil(log2 n) steps).
  * Errors: INVALID, NOMEM, UNSUPPORTED (a shaper without `admit`).
  */
 PSGD_API psgd_status psgd_transport_shaped(const struct psgd_transport *inner,

@@ -16,7 +16,7 @@ psgd_status psgd_cost_link_of(
 	if (!link || !out || !psgd__report_fits(out) || !n_workers)
 		return PSGD_ERR_INVALID;
 	PSGD__TRY(psgd__copy_options(&in, sizeof(in), link));
-	if (in.delay_ns < 0)
+	if (in.delay_ns < 0 || in.loss_ppm >= 1000000)
 		return PSGD_ERR_INVALID;
 	rate = in.egress_bps;
 	if (in.ingress_bps && (!rate || in.ingress_bps < rate))
@@ -27,6 +27,8 @@ psgd_status psgd_cost_link_of(
 	cost.delay_ns = steps * (double)in.delay_ns;
 	if (rate)
 		cost.ns_per_byte = steps / (double)n_workers * 8e9 / (double)rate;
+	/* What is lost is sent again. */
+	cost.ns_per_byte /= 1.0 - in.loss_ppm * 1e-6;
 	psgd__copy_report(out, &cost, sizeof(cost));
 	return PSGD_OK;
 }

@@ -1,4 +1,6 @@
 /* A full-duplex link by two token buckets. Integer time: no drift, whatever the length of a run. */
+#include <pthread.h>
+
 #include "base/base.h"
 #include "base/philox.h"
 
@@ -8,6 +10,11 @@ typedef unsigned __int128 wide;
 
 #define DEFAULT_BURST_BYTES 3028
 #define NS_PER_S 1000000000
+#define PPM 1000000
+#define FRAME_BYTES 1500
+#define MAX_FRAMES 1048576 /* drawn one by one; of more, the same share is lost */
+#define MAX_FLIGHTS 1000   /* of one step: then the link has mercy */
+#define LOSS_KEY UINT64_C(0x6c6f7373)
 
 /* Tokens are bits * 10^9, of which bps arrive each nanosecond: every sum is exact. */
 struct bucket {
@@ -18,6 +25,7 @@ struct bucket {
 };
 
 struct model {
+	pthread_mutex_t lock; /* set_link comes from another thread */
 	struct psgd_link link;
 	struct bucket out, in;
 	int64_t through_ns; /* all earlier messages are through */
@@ -36,11 +44,13 @@ static int64_t add_ns(int64_t a, wide b)
 	return b > (wide)room ? INT64_MAX : (int64_t)(a + (__int128)b);
 }
 
-static void bucket_init(struct bucket *b, uint64_t bps, uint64_t burst)
+/* What has gathered stays, as far as there is room for it. */
+static void bucket_set(struct bucket *b, uint64_t bps, uint64_t burst)
 {
 	b->bps = bps;
 	b->depth = tokens_of(burst ? burst : DEFAULT_BURST_BYTES);
-	b->tokens = b->depth;
+	if (b->tokens > b->depth)
+		b->tokens = b->depth;
 }
 
 /* When the last of `bytes`, ready at start_ns, has passed. */
@@ -69,10 +79,17 @@ static int64_t bucket_pass(struct bucket *b, uint64_t bytes, int64_t start_ns)
 	return b->at_ns;
 }
 
-/* Uniform in delay +- jitter, a function of (seed, message, step) alone. */
-static wide step_delay(const struct model *m, uint64_t message, uint32_t step)
+/* A trip over the link: there with a flight, and back with the news of what it lost. */
+struct trip {
+	uint64_t message;
+	uint32_t step, number;
+};
+
+/* Uniform in delay +- jitter, a function of (seed, trip) alone. */
+static wide trip_delay(const struct model *m, const struct trip *trip)
 {
-	uint32_t counter[4] = {(uint32_t)message, (uint32_t)(message >> 32), step, 0};
+	uint32_t counter[4] = {
+		(uint32_t)trip->message, (uint32_t)(trip->message >> 32), trip->step, trip->number};
 	uint32_t word[4];
 	uint64_t low = (uint64_t)(m->link.delay_ns - m->link.jitter_ns);
 	wide span = (wide)m->link.jitter_ns * 2 + 1;
@@ -83,25 +100,90 @@ static wide step_delay(const struct model *m, uint64_t message, uint32_t step)
 	return low + ((((wide)word[1] << 32 | word[0]) * span) >> 64);
 }
 
+/* How many of n frames are lost, a function of (seed, trip) alone. */
+static uint64_t n_lost(const struct model *m, const struct trip *trip, uint64_t n)
+{
+	uint64_t drawn = n < MAX_FRAMES ? n : MAX_FRAMES, lost = 0;
+	/* A key for each trip, so that the counter is free for the frames. */
+	uint32_t of_trip[4] = {
+		(uint32_t)trip->message, (uint32_t)(trip->message >> 32), trip->step, trip->number};
+	uint32_t key[4];
+
+	psgd__philox(m->link.seed ^ LOSS_KEY, of_trip, key);
+	for (uint64_t i = 0; i < drawn; i += 4) {
+		uint32_t counter[4] = {(uint32_t)(i / 4), key[2], key[3], 0}, word[4];
+
+		psgd__philox((uint64_t)key[1] << 32 | key[0], counter, word);
+		for (uint64_t k = 0; k < 4 && i + k < drawn; k++)
+			lost += (uint64_t)word[k] * PPM < (uint64_t)m->link.loss_ppm << 32;
+	}
+	return n > drawn ? (uint64_t)((wide)lost * n / drawn) : lost;
+}
+
+/* One step of a message, ready at `now`: flights, until no frame is missing. */
+static int64_t send_step(struct model *m, struct trip trip, uint64_t bytes, int64_t now)
+{
+	for (int flight = 0;; flight++) {
+		int64_t sent = bucket_pass(&m->out, bytes, now);
+		int64_t received = bucket_pass(&m->in, bytes, now);
+		uint64_t frames = bytes / FRAME_BYTES + (bytes % FRAME_BYTES != 0), lost = 0;
+
+		now = add_ns(sent > received ? sent : received, trip_delay(m, &trip));
+		if (m->link.loss_ppm && flight < MAX_FLIGHTS)
+			lost = n_lost(m, &trip, frames);
+		if (!lost)
+			return now;
+		bytes = lost < frames ? lost * FRAME_BYTES : bytes;
+		trip.number++;
+		now = add_ns(now, trip_delay(m, &trip));
+		trip.number++;
+	}
+}
+
 static int64_t model_admit(void *self, const struct psgd_message *message, int64_t start_ns)
 {
 	struct model *m = self;
-	int64_t now = start_ns > m->through_ns ? start_ns : m->through_ns;
+	int64_t now;
 
-	for (uint32_t step = 0; step < message->steps; step++) {
-		int64_t sent = bucket_pass(&m->out, message->bytes, now);
-		int64_t received = bucket_pass(&m->in, message->bytes, now);
-
-		now = add_ns(sent > received ? sent : received, step_delay(m, m->n_messages, step));
-	}
+	pthread_mutex_lock(&m->lock);
+	now = start_ns > m->through_ns ? start_ns : m->through_ns;
+	for (uint32_t step = 0; step < message->steps; step++)
+		now = send_step(m, (struct trip){m->n_messages, step, 0}, message->bytes, now);
 	m->n_messages++;
 	m->through_ns = now;
+	pthread_mutex_unlock(&m->lock);
 	return now;
+}
+
+static psgd_status check_link(struct psgd_link *out, const struct psgd_link *in)
+{
+	PSGD__TRY(psgd__copy_options(out, sizeof(*out), in));
+	if (out->delay_ns < 0 || out->jitter_ns < 0 || out->jitter_ns > out->delay_ns ||
+		out->loss_ppm >= PPM)
+		return PSGD_ERR_INVALID;
+	return PSGD_OK;
+}
+
+static psgd_status model_set_link(void *self, const struct psgd_link *link)
+{
+	struct model *m = self;
+	struct psgd_link l;
+
+	PSGD__TRY(check_link(&l, link));
+	pthread_mutex_lock(&m->lock);
+	m->link = l;
+	bucket_set(&m->out, l.egress_bps, l.burst_bytes);
+	bucket_set(&m->in, l.ingress_bps, l.burst_bytes);
+	pthread_mutex_unlock(&m->lock);
+	return PSGD_OK;
 }
 
 static void model_destroy(void *self)
 {
-	free(self);
+	struct model *m = self;
+
+	pthread_mutex_destroy(&m->lock);
+	free(m);
 }
 
 static const struct psgd_shaper_ops model_ops = {
@@ -109,6 +191,7 @@ static const struct psgd_shaper_ops model_ops = {
 	.name = "model",
 	.admit = model_admit,
 	.destroy = model_destroy,
+	.set_link = model_set_link,
 };
 
 psgd_status psgd_shaper_model(const struct psgd_link *link, struct psgd_shaper *out)
@@ -119,19 +202,28 @@ psgd_status psgd_shaper_model(const struct psgd_link *link, struct psgd_shaper *
 	if (!out)
 		return PSGD_ERR_INVALID;
 	*out = (struct psgd_shaper){0};
-	PSGD__TRY(psgd__copy_options(&l, sizeof(l), link));
-	if (l.delay_ns < 0 || l.jitter_ns < 0 || l.jitter_ns > l.delay_ns)
-		return PSGD_ERR_INVALID;
+	PSGD__TRY(check_link(&l, link));
 	m = psgd__calloc(1, sizeof(*m));
 	if (!m)
 		return PSGD_ERR_NOMEM;
+	pthread_mutex_init(&m->lock, NULL); /* cannot fail without attributes on Linux */
 	m->link = l;
 	m->through_ns = INT64_MIN;
-	bucket_init(&m->out, l.egress_bps, l.burst_bytes);
-	bucket_init(&m->in, l.ingress_bps, l.burst_bytes);
+	m->out.tokens = m->in.tokens = ~(wide)0; /* full, whatever the depth */
+	bucket_set(&m->out, l.egress_bps, l.burst_bytes);
+	bucket_set(&m->in, l.ingress_bps, l.burst_bytes);
 	out->ops = &model_ops;
 	out->self = m;
 	return PSGD_OK;
+}
+
+psgd_status psgd_shaper_set_link(struct psgd_shaper *shaper, const struct psgd_link *link)
+{
+	if (!shaper || !shaper->ops)
+		return PSGD_ERR_INVALID;
+	if (!PSGD__HAS(shaper->ops, set_link))
+		return PSGD_ERR_UNSUPPORTED;
+	return shaper->ops->set_link(shaper->self, link);
 }
 
 void psgd_shaper_destroy(struct psgd_shaper *shaper)

@@ -56,6 +56,12 @@ START_TEST(ring_allreduce)
 		ck_assert_double_eq_tol(out.delay_ns, cases[i].want_delay, 1e-9);
 		ck_assert_double_eq_tol(out.ns_per_byte, cases[i].want_per_byte, 1e-9);
 		ck_assert_uint_eq(out.size, sizeof(out));
+		/* One of four is lost: four are sent for three. */
+		link.loss_ppm = 250000;
+		ck_assert_int_eq(psgd_cost_link_of(&link, cases[i].n, &out), PSGD_OK);
+		ck_assert_double_eq_tol(out.ns_per_byte * 3, cases[i].want_per_byte * 4, 1e-9);
+		link.loss_ppm = 1000000;
+		ck_assert_int_eq(psgd_cost_link_of(&link, cases[i].n, &out), PSGD_ERR_INVALID);
 	}
 }
 END_TEST

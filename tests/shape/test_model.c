@@ -1,4 +1,6 @@
 /* The link model against arithmetic done by hand. */
+#include <math.h>
+
 #include <psgd/shaper.h>
 
 #include "support/suite.h"
@@ -163,6 +165,186 @@ START_TEST(test_jitter_of_steps)
 }
 END_TEST
 
+static void change(struct psgd_shaper *s, struct psgd_link link)
+{
+	link.size = sizeof(link);
+	ck_assert_int_eq(psgd_shaper_set_link(s, &link), PSGD_OK);
+}
+
+/* Rates and delay change between messages; what was admitted keeps its time, in both directions. */
+START_TEST(test_change)
+{
+	/* 1 byte a microsecond, then a tenth or ten times of it: out, in, both. */
+	const int64_t out[] = {10 * MBIT, 80 * MBIT, MBIT}, in[] = {0, MBIT, 100 * MBIT};
+	const int64_t slower[] = {10 * MBIT, MBIT, MBIT};
+	struct psgd_shaper s = make((struct psgd_link){
+		.egress_bps = 8 * MBIT, .ingress_bps = 8 * MBIT, .burst_bytes = 1});
+	const int64_t first = admit(&s, 2, 5000, 0);
+	int64_t second;
+
+	ck_assert_int_eq(first, 9999000);
+	change(&s, (struct psgd_link){.egress_bps = (uint64_t)out[_i],
+			   .ingress_bps = (uint64_t)in[_i],
+			   .burst_bytes = 1,
+			   .delay_ns = 3 * MS});
+	/* It was ready before the change, but is behind the first. */
+	second = admit(&s, 2, 5000, MS);
+	ck_assert_int_ge(second - first, wire_ns(9998, slower[_i]) + 6 * MS);
+	ck_assert_int_le(second - first, wire_ns(10000, slower[_i]) + 6 * MS + 2);
+	change(&s, (struct psgd_link){0});
+	ck_assert_int_eq(admit(&s, 9, UINT64_MAX, 0), second);
+	change(&s, (struct psgd_link){.egress_bps = 8 * MBIT, .burst_bytes = 1});
+	ck_assert_int_eq(admit(&s, 1, 1001, second + MS), second + 2 * MS);
+	psgd_shaper_destroy(&s);
+}
+END_TEST
+
+/* A change to the same link is none, at whatever moment. */
+START_TEST(test_change_to_the_same)
+{
+	const struct psgd_link link = {.egress_bps = 30 * MBIT,
+		.ingress_bps = 20 * MBIT,
+		.delay_ns = MS,
+		.jitter_ns = MS,
+		.seed = 5,
+		.loss_ppm = 100000};
+	struct psgd_shaper a = make(link), b = make(link);
+	int64_t at = 0;
+
+	for (int i = 0; i < 500; i++) {
+		change(&b, link);
+		ck_assert_int_eq(admit(&b, 3, 4000, at), admit(&a, 3, 4000, at));
+		at += i % 3 * 2 * MS;
+	}
+	psgd_shaper_destroy(&a);
+	psgd_shaper_destroy(&b);
+}
+END_TEST
+
+static const struct psgd_shaper_ops old_ops = {
+	.size = offsetof(struct psgd_shaper_ops, set_link), .name = "old"};
+
+START_TEST(test_change_is_refused)
+{
+	struct psgd_link link = {.size = sizeof(link), .egress_bps = 8 * MBIT, .burst_bytes = 1},
+			 bad = link;
+	struct psgd_shaper s = make(link), none = {0}, old = {.ops = &old_ops};
+
+	bad.delay_ns = -1;
+	ck_assert_int_eq(psgd_shaper_set_link(&s, &bad), PSGD_ERR_INVALID);
+	ck_assert_int_eq(psgd_shaper_set_link(NULL, &link), PSGD_ERR_INVALID);
+	ck_assert_int_eq(psgd_shaper_set_link(&none, &link), PSGD_ERR_INVALID);
+	ck_assert_int_eq(psgd_shaper_set_link(&old, &link), PSGD_ERR_UNSUPPORTED);
+	/* A refused change is none. */
+	ck_assert_int_eq(admit(&s, 1, 1001, 0), MS);
+	psgd_shaper_destroy(&s);
+}
+END_TEST
+
+/* A link that loses nothing is bit for bit the link that knows of no losses, with jitter too. */
+START_TEST(test_no_loss)
+{
+	struct psgd_link link = {.egress_bps = 50 * MBIT,
+		.ingress_bps = 70 * MBIT,
+		.delay_ns = 2 * MS,
+		.jitter_ns = MS,
+		.seed = 9};
+	struct psgd_shaper lossy, plain;
+	struct psgd_link older = link;
+
+	link.size = sizeof(link);
+	older.size = offsetof(struct psgd_link, loss_ppm); /* of a caller before there were any */
+	ck_assert_int_eq(psgd_shaper_model(&link, &lossy), PSGD_OK);
+	ck_assert_int_eq(psgd_shaper_model(&older, &plain), PSGD_OK);
+	for (int i = 0; i < 1000; i++)
+		ck_assert_int_eq(admit(&lossy, 2, (uint64_t)i * 997, i * 3 * MS),
+			admit(&plain, 2, (uint64_t)i * 997, i * 3 * MS));
+	psgd_shaper_destroy(&lossy);
+	psgd_shaper_destroy(&plain);
+}
+END_TEST
+
+/* Of each flight the share p is sent again: bytes / (1 - p) in all. */
+START_TEST(test_loss_takes_wire_time)
+{
+	const uint32_t ppm[] = {1000, 10000, 100000, 500000};
+	const double p = ppm[_i] * 1e-6, frames = 4000, n = 200;
+	struct psgd_shaper s = make((struct psgd_link){.egress_bps = 100 * MBIT,
+		.ingress_bps = 100 * MBIT,
+		.burst_bytes = 1,
+		.loss_ppm = ppm[_i],
+		.seed = 3});
+	double sent, deviation;
+	int64_t through = 0;
+
+	for (int i = 0; i < (int)n; i++)
+		through = admit(&s, 1, (uint64_t)frames * 1500, 0);
+	sent = (double)through / (double)wire_ns(1500, 100 * MBIT) / (n * frames);
+	/* Five standard deviations of the mean of geometric numbers. */
+	deviation = 5 * sqrt(p / (n * frames)) / (1 - p);
+	ck_assert_double_eq_tol(sent, 1 / (1 - p), deviation);
+	psgd_shaper_destroy(&s);
+}
+END_TEST
+
+/*
+ * Without a rate only round trips remain: a step of f frames has another flight after k flights
+ * with the probability 1 - (1 - p^k)^f.
+ */
+START_TEST(test_loss_takes_round_trips)
+{
+	const uint32_t ppm[] = {2000, 50000, 400000};
+	const int frames[] = {1, 20, 300}, n = 4000;
+	const double p = ppm[_i / 3] * 1e-6, f = frames[_i % 3];
+	struct psgd_shaper s =
+		make((struct psgd_link){.delay_ns = MS, .loss_ppm = ppm[_i / 3], .seed = 12});
+	double flights = 0, squares = 0, mean;
+	int64_t at = 0;
+
+	for (int i = 0; i < n; i++) {
+		const int64_t before = at;
+		double extra;
+
+		at = admit(&s, 1, (uint64_t)f * 1500, at);
+		extra = (double)(at - before - MS) / (2.0 * MS);
+		/* Whole round trips. */
+		ck_assert_double_eq(extra, floor(extra));
+		flights += extra;
+		squares += extra * extra;
+	}
+	mean = flights / n;
+	squares = squares / n - mean * mean;
+	for (int k = 1; k < 200; k++)
+		flights -= n * (1 - pow(1 - pow(p, k), f));
+	ck_assert_double_lt(fabs(flights / n), 5 * sqrt(squares / n) + 1e-3);
+	psgd_shaper_destroy(&s);
+}
+END_TEST
+
+/* The same for the same seed, another for another; the steps of a message do not lose alike. */
+START_TEST(test_loss_by_seed)
+{
+	struct psgd_link link = {.delay_ns = MS, .loss_ppm = 30000, .seed = 1}, other = link;
+	int n_different = 0, n_uneven = 0;
+
+	other.seed = 2;
+	struct psgd_shaper a = make(link), b = make(link), c = make(other);
+	for (int i = 0; i < 500; i++) {
+		const int64_t start = i * 1000 * MS;
+		const int64_t through = admit(&a, 4, 20 * 1500, start);
+
+		ck_assert_int_eq(admit(&b, 4, 20 * 1500, start), through);
+		n_different += admit(&c, 4, 20 * 1500, start) != through;
+		n_uneven += (through - start - 4 * MS) / (2 * MS) % 4 != 0;
+	}
+	ck_assert_int_gt(n_different, 200);
+	ck_assert_int_gt(n_uneven, 200);
+	psgd_shaper_destroy(&a);
+	psgd_shaper_destroy(&b);
+	psgd_shaper_destroy(&c);
+}
+END_TEST
+
 /* No rate loses or wins a nanosecond over a million messages. */
 START_TEST(test_no_drift)
 {
@@ -184,6 +366,10 @@ START_TEST(test_extremes)
 {
 	struct psgd_shaper s =
 		make((struct psgd_link){.egress_bps = 1, .delay_ns = INT64_MAX, .jitter_ns = 0});
+	struct psgd_shaper lossy = make((struct psgd_link){.egress_bps = UINT64_MAX,
+		.burst_bytes = UINT64_MAX,
+		.delay_ns = 1,
+		.loss_ppm = 999999});
 	struct psgd_shaper fast = make((struct psgd_link){.egress_bps = UINT64_MAX,
 		.ingress_bps = UINT64_MAX,
 		.burst_bytes = UINT64_MAX,
@@ -194,7 +380,16 @@ START_TEST(test_extremes)
 	ck_assert_int_eq(admit(&s, 2, UINT64_MAX, 0), INT64_MAX);
 	ck_assert_int_ge(admit(&fast, 3, UINT64_MAX, INT64_MIN), INT64_MIN);
 	ck_assert_int_ge(admit(&fast, 3, UINT64_MAX, INT64_MAX), INT64_MAX);
+	/* Hopeless, but it ends. */
+	ck_assert_int_gt(admit(&lossy, 1, 4500, 0), 1000);
+	struct psgd_shaper tenth = make((struct psgd_link){.delay_ns = 1, .loss_ppm = 100000});
+	const int64_t trips = admit(&tenth, 1, UINT64_C(15) << 50, 0);
+	/* 10^13 frames: about as many flights as digits. */
+	ck_assert_int_ge(trips, 1 + 2 * 12);
+	ck_assert_int_le(trips, 1 + 2 * 20);
+	psgd_shaper_destroy(&tenth);
 	psgd_shaper_destroy(&s);
+	psgd_shaper_destroy(&lossy);
 	psgd_shaper_destroy(&fast);
 }
 END_TEST
@@ -205,6 +400,7 @@ START_TEST(test_invalid)
 		{.delay_ns = -1},
 		{.jitter_ns = -1, .delay_ns = 5},
 		{.jitter_ns = 6, .delay_ns = 5},
+		{.loss_ppm = 1000000},
 	};
 	struct psgd_link ok = PSGD_INIT(psgd_link);
 
@@ -234,6 +430,13 @@ static Suite *suite(void)
 	tcase_add_test(c, test_order);
 	tcase_add_test(c, test_jitter);
 	tcase_add_test(c, test_jitter_of_steps);
+	tcase_add_loop_test(c, test_change, 0, 3);
+	tcase_add_test(c, test_change_to_the_same);
+	tcase_add_test(c, test_change_is_refused);
+	tcase_add_test(c, test_no_loss);
+	tcase_add_loop_test(c, test_loss_takes_wire_time, 0, 4);
+	tcase_add_loop_test(c, test_loss_takes_round_trips, 0, 9);
+	tcase_add_test(c, test_loss_by_seed);
 	tcase_add_loop_test(c, test_no_drift, 0, 6);
 	tcase_add_test(c, test_extremes);
 	tcase_add_test(c, test_invalid);

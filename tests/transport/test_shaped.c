@@ -1,4 +1,5 @@
 /* Completion times on a modelled link against arithmetic, and against late workers. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -267,6 +268,163 @@ START_TEST(test_many)
 }
 END_TEST
 
+/*
+ * The link changes between messages, on every worker: 100 Mbit/s, then a tenth of it in one
+ * direction or both, then faster and far away.
+ */
+static void run_change(struct worker *w)
+{
+	static const struct psgd_link links[] = {
+		{.egress_bps = BPS, .ingress_bps = BPS},
+		{.egress_bps = BPS / 10, .ingress_bps = BPS},
+		{.egress_bps = BPS, .ingress_bps = BPS / 10},
+		{.egress_bps = 2 * (uint64_t)BPS, .delay_ns = 30 * MS},
+	};
+	const int64_t bytes = 256 << 10, n = w->transport.n_workers, steps = 2 * (n - 1);
+	const int64_t part = (bytes + n - 1) / n;
+	float *data = calloc(1, (size_t)bytes);
+	unsigned int round = 0;
+	uint64_t tag = 0;
+
+	REQUIRE(data);
+	for (size_t k = 0; k < sizeof(links) / sizeof(links[0]); k++) {
+		struct psgd_link link = links[k];
+		const int64_t bps = k == 3 ? 2 * BPS : k ? BPS / 10 : BPS;
+		/* A delay lets the bucket fill again for each step. */
+		const int64_t bursts = link.delay_ns ? steps : 1;
+		const int64_t theory =
+			(steps * part - bursts * BURST) * 8 * 1000 / (bps / 1000000) +
+			steps * link.delay_ns;
+		int64_t took[N_REPEATS];
+
+		link.size = sizeof(link);
+		REQUIRE(psgd_shaper_set_link(w->shaper, &link) == PSGD_OK);
+		for (int i = 0; i < N_REPEATS; i++) {
+			struct psgd_transfer t = PSGD_INIT(psgd_transfer);
+			void *request;
+
+			meet(w, ++round);
+			post(w, data, bytes, ++tag, &request);
+			finish(w, request, &t);
+			took[i] = t.end_ns - t.start_ns;
+			REQUIRE(took[i] >= theory);
+		}
+		require_near(typical(took, N_REPEATS), theory, 0.05);
+		/* Nobody changes the link under a message that another still waits for. */
+		meet(w, ++round);
+	}
+	free(data);
+}
+
+START_TEST(test_change)
+{
+	const struct cluster c = {.kind = _i < 2 ? SHAPED : SHAPED_GLOO,
+		.n = 2 + (uint32_t)_i % 2,
+		.link = link_100,
+		.run = run_change,
+		.killed = -1};
+
+	run_workers(&c);
+}
+END_TEST
+
+/* A message on the wire keeps the time that it was promised; the next one meets the new link. */
+static void run_change_under_way(struct worker *w)
+{
+	const int64_t bytes = 1 << 20, first = theory_ns(bytes, 2);
+	struct psgd_link fast = {.size = sizeof(fast), .egress_bps = 10 * (uint64_t)BPS};
+	float *data = calloc(2, (size_t)bytes);
+	struct psgd_transfer t[2] = {PSGD_INIT(psgd_transfer), PSGD_INIT(psgd_transfer)};
+	int64_t took[2][N_REPEATS];
+	void *requests[2];
+	unsigned int round = 0;
+	uint64_t tag = 0;
+
+	REQUIRE(data);
+	for (int i = 0; i < N_REPEATS; i++) {
+		struct psgd_link slow = link_100;
+
+		slow.size = sizeof(slow);
+		REQUIRE(psgd_shaper_set_link(w->shaper, &slow) == PSGD_OK);
+		meet(w, ++round);
+		post(w, data, bytes, ++tag, &requests[0]);
+		/* By now it is on the modelled link, and far from through. */
+		sleep_ms(first / MS / 3);
+		REQUIRE(psgd_shaper_set_link(w->shaper, &fast) == PSGD_OK);
+		post(w, data + bytes / 4, bytes, ++tag, &requests[1]);
+		for (int k = 0; k < 2; k++) {
+			finish(w, requests[k], &t[k]);
+			took[k][i] = t[k].end_ns - t[k].start_ns;
+		}
+		REQUIRE(took[0][i] >= first);
+		meet(w, ++round);
+	}
+	require_near(typical(took[0], N_REPEATS), first, 0.05);
+	require_near(typical(took[1], N_REPEATS), bytes * 8 * 1000 / (10 * BPS / 1000000), 0.10);
+	free(data);
+}
+
+START_TEST(test_change_under_way)
+{
+	const struct cluster c = {.kind = _i ? SHAPED_GLOO : SHAPED,
+		.n = 2,
+		.link = link_100,
+		.run = run_change_under_way,
+		.killed = -1};
+
+	run_workers(&c);
+}
+END_TEST
+
+/*
+ * Frames are lost: on average 1 / (1 - p) of the bytes, and the flights of the steps' frames, pass
+ * the wire. The messages of one seed take the same on both workers.
+ */
+static void run_losses(struct worker *w)
+{
+	enum { N = 40 };
+	const int64_t bytes = 120000, delay = 2 * MS;
+	const double p = 0.02, frames = 40, step_ns = 60000 * 8e3 / (BPS / 1000000);
+	float *data = calloc(N, (size_t)bytes);
+	double took = 0, flights = 1;
+	void *requests[N];
+
+	REQUIRE(data);
+	for (int k = 1; k < 20; k++)
+		flights += 1 - pow(1 - pow(p, k), frames);
+	meet(w, 1);
+	for (int i = 0; i < N; i++)
+		post(w, data + i * (bytes / 4), bytes, (uint64_t)i, &requests[i]);
+	for (int i = 0; i < N; i++) {
+		struct psgd_transfer t = PSGD_INIT(psgd_transfer);
+
+		finish(w, requests[i], &t);
+		took += (double)(t.end_ns - t.start_ns) / 1e6;
+	}
+	/* What gathers in a round trip carries up to two frames of a flight for nothing. */
+	require_near((int64_t)(took * 1e6),
+		(int64_t)(2 * N * (step_ns + (double)delay + (flights - 1) * 2 * (double)delay)),
+		0.10);
+	free(data);
+}
+
+START_TEST(test_losses)
+{
+	const struct psgd_link link = {.egress_bps = BPS,
+		.ingress_bps = BPS,
+		.delay_ns = 2 * MS,
+		.loss_ppm = 20000,
+		.seed = 4};
+	const struct cluster c = {.kind = _i ? SHAPED_GLOO : SHAPED,
+		.n = 2,
+		.link = link,
+		.run = run_losses,
+		.killed = -1};
+
+	run_workers(&c);
+}
+END_TEST
+
 /* Alone there is no wire. */
 static void run_alone(struct worker *w)
 {
@@ -379,6 +537,9 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, test_gather, 0, 4);
 	tcase_add_loop_test(c, test_late, 0, 2);
 	tcase_add_loop_test(c, test_many, 0, 2);
+	tcase_add_loop_test(c, test_change, 0, 4);
+	tcase_add_loop_test(c, test_change_under_way, 0, 2);
+	tcase_add_loop_test(c, test_losses, 0, 2);
 	tcase_add_test(c, test_alone);
 	tcase_add_test(c, test_arguments);
 	suite_add_tcase(suite, c);

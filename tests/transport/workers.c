@@ -97,6 +97,7 @@ static void run_one(const struct cluster *c, struct psgd_transport *inner, struc
 	REQUIRE(psgd_shaper_model(&link, &shaper) == PSGD_OK);
 	REQUIRE(psgd_transport_shaped(inner, &shaper, &shaped) == PSGD_OK);
 	w.transport = shaped;
+	w.shaper = &shaper;
 	c->run(&w);
 	psgd_transport_destroy(&shaped);
 	psgd_shaper_destroy(&shaper);

@@ -27,6 +27,7 @@ struct board {
 
 struct worker {
 	struct psgd_transport transport;
+	struct psgd_shaper *shaper; /* of the shaped kinds */
 	enum kind kind;
 	struct board *board;
 	void *arg;
