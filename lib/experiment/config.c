@@ -122,6 +122,8 @@ static psgd_status load(
 		status = psgd__config_derive(doc, &(*out)->config, name);
 	if (status >= 0)
 		status = psgd__config_check(doc, &(*out)->config);
+	if (status >= 0)
+		status = psgd__config_notices(&(*out)->config, &(*out)->notices);
 	free(name);
 	free(strict);
 	return status;
@@ -167,8 +169,10 @@ out_text:
 		psgd__text(error, error_bytes, "%.1000s: out of memory", path);
 	if (error && error_bytes)
 		psgd__one_line(error);
-	if (box)
+	if (box) {
+		free(box->notices);
 		cyaml_free(&cyaml_config, &psgd__config_schema, box, 0);
+	}
 	free(text);
 	return status;
 }
@@ -176,6 +180,11 @@ out_text:
 const char *psgd_config_source(const struct psgd_config *config)
 {
 	return config ? ((const struct psgd__config_box *)(const void *)config)->source : "";
+}
+
+const char *psgd_config_notices(const struct psgd_config *config)
+{
+	return config ? ((const struct psgd__config_box *)(const void *)config)->notices : "";
 }
 
 void psgd_config_free(struct psgd_config **config)
@@ -186,6 +195,7 @@ void psgd_config_free(struct psgd_config **config)
 		return;
 	box = (struct psgd__config_box *)(void *)*config;
 	free(box->source);
+	free(box->notices);
 	cyaml_free(&cyaml_config, &psgd__config_schema, box, 0);
 	*config = NULL;
 }

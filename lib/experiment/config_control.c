@@ -6,6 +6,10 @@ struct parts {
 	struct psgd_schedule_range *ranges;
 	struct psgd_replay_entry *replay;
 	struct psgd_epochnorm_options epochnorm;
+	struct psgd_ema_options ema;
+	struct psgd_accordion_options accordion;
+	struct psgd_lgreco_options lgreco;
+	struct psgd_entropy_options entropy;
 	struct psgd_live_options live;
 	struct psgd_calibration_options calibration;
 };
@@ -41,14 +45,39 @@ static size_t candidates(const struct psgd_config *config, bool calibrate, uint3
 	return n;
 }
 
+/* Stages that have no rank are at base_rank, and so are epochs that have no stage. */
+static size_t stage_ranges(const struct psgd_config *config, struct psgd_schedule_range *out)
+{
+	const struct psgd_config_adaptive *a = &config->adaptive_training;
+	size_t n = 0;
+
+	for (unsigned i = 0; i < a->stages_count; i++)
+		if (a->stages[i].base_matrix_rank)
+			out[n++] = (struct psgd_schedule_range){
+				.start_epoch = a->stages[i].start_epoch,
+				.end_epoch = a->stages[i].end_epoch,
+				.rank = a->stages[i].base_matrix_rank,
+			};
+	return n;
+}
+
 static psgd_status add_ranges(const struct psgd_config *config, struct parts *parts,
 	struct psgd_rank_control_options *options)
 {
 	const struct psgd_config_schedule *s = &config->compression.rank_schedule;
+	bool stages = psgd__config_stages_choose(config);
+	size_t n = stages ? config->adaptive_training.stages_count : s->ranges_count;
 
-	parts->ranges = psgd__calloc(s->ranges_count, sizeof(*parts->ranges));
+	parts->ranges = psgd__calloc(n, sizeof(*parts->ranges));
 	if (!parts->ranges)
 		return PSGD_ERR_NOMEM;
+	options->ranges = parts->ranges;
+	options->n_ranges = s->ranges_count;
+	if (stages) {
+		options->default_rank = config->compression.base_rank;
+		options->n_ranges = stage_ranges(config, parts->ranges);
+		return PSGD_OK;
+	}
 	for (unsigned i = 0; i < s->ranges_count; i++) {
 		parts->ranges[i].start_epoch = s->ranges[i].start_epoch;
 		parts->ranges[i].end_epoch = s->ranges[i].end_epoch;
@@ -56,8 +85,6 @@ static psgd_status add_ranges(const struct psgd_config *config, struct parts *pa
 		if (!s->ranges[i].rank)
 			options->max_rank = PSGD_RANK_DENSE;
 	}
-	options->ranges = parts->ranges;
-	options->n_ranges = s->ranges_count;
 	return PSGD_OK;
 }
 
@@ -94,6 +121,42 @@ static void set_epochnorm(const struct psgd_config_accordion *a, struct psgd_epo
 	out->no_force_max = !out->force_max;
 	out->no_rank_cooldown = !out->rank_cooldown;
 	out->no_lr_cooldown = !out->lr_cooldown;
+}
+
+static void set_choices(const struct psgd_config *config, struct parts *parts)
+{
+	const struct psgd_config_accordion *a = &config->accordion;
+	const struct psgd_config_lgreco *l = &config->lgreco;
+	const struct psgd_config_entropy *e = &config->entropy;
+	unsigned base = config->compression.base_rank;
+
+	set_epochnorm(a, &parts->epochnorm);
+	parts->ema = PSGD_INIT(psgd_ema_options);
+	parts->ema.beta = a->ema_beta;
+	parts->ema.critical = a->critical_factor;
+	parts->ema.relaxed = a->relaxed_factor;
+	parts->ema.interval_steps = a->update_interval;
+	/* The three levels of a base rank, unless the file lists its own. */
+	if (!config->rank_control.candidates_count && base > config->compression.min_rank)
+		parts->ema.base_rank = base;
+	parts->accordion = PSGD_INIT(psgd_accordion_options);
+	parts->accordion.threshold = a->threshold;
+	parts->accordion.in_steps = a->stride_iters > 0;
+	parts->accordion.stride = a->stride_iters ? a->stride_iters : a->stride_epochs;
+	parts->accordion.no_lr_drop =
+		!(a->stride_iters ? a->lr_cooldown_iters : a->lr_cooldown_epochs);
+	parts->lgreco = PSGD_INIT(psgd_lgreco_options);
+	parts->lgreco.adjust_steps = l->adjust_iters;
+	parts->lgreco.sample_steps = l->sample_iters;
+	parts->lgreco.alpha = l->alpha;
+	parts->lgreco.low = l->low;
+	parts->lgreco.high = l->high;
+	parts->lgreco.base_rank = base;
+	parts->entropy = PSGD_INIT(psgd_entropy_options);
+	parts->entropy.window_steps = e->window_iters;
+	parts->entropy.sample_every = e->sample_every;
+	parts->entropy.slew = e->slew;
+	parts->entropy.round_to = e->round_to;
 }
 
 static void set_caps(const struct psgd_config *config, struct parts *parts)
@@ -134,9 +197,13 @@ psgd_status psgd_config_controller(const struct psgd_config *config, struct psgd
 	options.candidates = parts.candidates;
 	options.n_candidates =
 		candidates(config, options.cap == PSGD_CAP_CALIBRATION, parts.candidates);
-	set_epochnorm(&config->accordion, &parts.epochnorm);
+	set_choices(config, &parts);
 	set_caps(config, &parts);
 	options.epochnorm = &parts.epochnorm;
+	options.ema = &parts.ema;
+	options.accordion = &parts.accordion;
+	options.lgreco = &parts.lgreco;
+	options.entropy = &parts.entropy;
 	options.live = &parts.live;
 	options.calibration = &parts.calibration;
 	if (options.choice == PSGD_CHOICE_SCHEDULE)

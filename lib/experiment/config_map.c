@@ -28,8 +28,13 @@ enum psgd_choice_kind psgd__config_choice(const struct psgd_config *config)
 		{"fixed", PSGD_CHOICE_FIXED},
 		{"schedule", PSGD_CHOICE_SCHEDULE},
 		{"epochnorm", PSGD_CHOICE_EPOCHNORM},
+		{"ema", PSGD_CHOICE_EMA},
+		{"accordion", PSGD_CHOICE_ACCORDION},
+		{"lgreco", PSGD_CHOICE_LGRECO},
+		{"entropy", PSGD_CHOICE_ENTROPY},
 		{"replay", PSGD_CHOICE_REPLAY},
 	};
+	const struct psgd_config_calibration *calibration = &config->compression.calibration;
 	const char *choice = config->rank_control.choice;
 	const char *cap = config->rank_control.cap;
 
@@ -38,15 +43,28 @@ enum psgd_choice_kind psgd__config_choice(const struct psgd_config *config)
 			return words[i].kind;
 	if (config->compression.use_fixed_rank)
 		return PSGD_CHOICE_FIXED;
-	if (config->accordion.enable)
-		return PSGD_CHOICE_EPOCHNORM;
-	if (config->compression.rank_schedule.ranges_count)
-		return PSGD_CHOICE_SCHEDULE;
-	/* A cap that nothing asks for less than is the rank: what calibration or the link allows.
-	 */
-	if (cap ? strcmp(cap, "none") != 0 : config->compression.calibration.enable)
+	if (calibration->use_fixed_rank_after_calibration &&
+		(cap ? strcmp(cap, "calibration") == 0 : calibration->enable))
 		return PSGD_CHOICE_MAX;
-	return PSGD_CHOICE_FIXED;
+	if (config->accordion.enable)
+		return strcmp(config->accordion.rule, "ema") == 0 ? PSGD_CHOICE_EMA
+								  : PSGD_CHOICE_EPOCHNORM;
+	if (config->compression.rank_schedule.ranges_count || psgd__config_stages_choose(config))
+		return PSGD_CHOICE_SCHEDULE;
+	/* A cap that nothing asks for less than is the rank: what the link allows. */
+	return cap && strcmp(cap, "live") == 0 ? PSGD_CHOICE_MAX : PSGD_CHOICE_FIXED;
+}
+
+bool psgd__config_stages_choose(const struct psgd_config *config)
+{
+	const struct psgd_config_adaptive *a = &config->adaptive_training;
+
+	if (!a->enable || !config->compression.enable_stage_adjust)
+		return false;
+	for (unsigned i = 0; i < a->stages_count; i++)
+		if (a->stages[i].base_matrix_rank)
+			return true;
+	return false;
 }
 
 unsigned psgd__config_fixed_rank(const struct psgd_config *config)
@@ -97,8 +115,9 @@ psgd_status psgd_config_link(const struct psgd_config *config, struct psgd_link 
 	if (!config || !out || !limited)
 		return PSGD_ERR_INVALID;
 	net = &config->network_limits;
-	*limited = net->enable && (net->egress_mbps > 0 || net->ingress_mbps > 0 ||
-					  net->latency_ms > 0 || net->jitter_ms > 0);
+	*limited = net->enable &&
+		   (net->egress_mbps > 0 || net->ingress_mbps > 0 || net->latency_ms > 0 ||
+			   net->jitter_ms > 0 || net->loss_pct > 0 || net->schedule_count);
 	if (!*limited)
 		return PSGD_OK;
 	link.egress_bps = bits_per_second(net->egress_mbps);

@@ -14,12 +14,27 @@
  */
 psgd_status psgd__config_strict(struct psgd__doc *doc, char **out, size_t *out_bytes);
 
+/* Fails at a key, with its place when the file or an override has it. */
+#define REFUSE(doc, path, ...) psgd__doc_fail(doc, psgd__doc_find(doc, path), path, __VA_ARGS__)
+
+/* True when the file or an override has a value for this key, other than null. */
+bool psgd__config_given(struct psgd__doc *doc, const char *path);
+
 /* Defaults that depend on other keys. `name`: of a run that has none. */
 psgd_status psgd__config_derive(
 	struct psgd__doc *doc, struct psgd_config *config, const char *name);
 
 /* What one key cannot tell alone. */
 psgd_status psgd__config_check(struct psgd__doc *doc, const struct psgd_config *config);
+
+/* Parts of it. */
+psgd_status psgd__config_check_ranks(struct psgd__doc *doc, const struct psgd_config *config);
+psgd_status psgd__config_check_control(struct psgd__doc *doc, const struct psgd_config *config);
+psgd_status psgd__config_increasing(
+	struct psgd__doc *doc, const char *path, const unsigned *values, unsigned n);
+
+/* What is accepted but does nothing, a line each; freed by free(). */
+psgd_status psgd__config_notices(const struct psgd_config *config, char **out);
 
 /* A document as text, ended by a zero that *out_bytes does not count. Freed by free(). */
 psgd_status psgd__config_dump(yaml_document_t *tree, char **out, size_t *out_bytes);
@@ -32,6 +47,7 @@ int psgd__config_add_text(yaml_document_t *tree, const char *text);
 enum psgd_cap_kind psgd__config_cap(const struct psgd_config *config);
 enum psgd_choice_kind psgd__config_choice(const struct psgd_config *config);
 unsigned psgd__config_fixed_rank(const struct psgd_config *config);
+bool psgd__config_stages_choose(const struct psgd_config *config);
 
 /* The rank entries of a recorded run, for PSGD_CHOICE_REPLAY. *out is freed by free(). */
 psgd_status psgd__config_replay(const char *path, struct psgd_replay_entry **out, size_t *n,

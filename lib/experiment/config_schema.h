@@ -12,7 +12,7 @@
 /* What the library allocates for a psgd_config, which comes first. */
 struct psgd__config_box {
 	struct psgd_config config;
-	char *source;
+	char *source, *notices;
 };
 
 enum psgd__key_flags {

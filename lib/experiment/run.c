@@ -46,7 +46,13 @@ psgd_status psgd_run_dir(const struct psgd_config *config, char *out, size_t byt
 
 static psgd_status open_records(struct psgd_run *run, const struct psgd_run_options *options)
 {
-	if (!run->dir || !run->locale)
+	const struct psgd_config_calibration *c = &options->config->compression.calibration;
+
+	run->stats_every = options->config->powerSGD.compression_stats_logging_frequency;
+	psgd__text(run->calibration, sizeof(run->calibration), "%s", c->csv_name);
+	if (c->save_dir)
+		run->calibration_dir = psgd__strdup(c->save_dir);
+	if (!run->dir || !run->locale || (c->save_dir && !run->calibration_dir))
 		return psgd__run_fail(run, PSGD_ERR_NOMEM, "out of memory");
 	PSGD__TRY(psgd__folder_take(run, options));
 	PSGD__TRY(psgd__folder_fill(run, options));
@@ -240,6 +246,24 @@ psgd_status psgd_run_epoch(psgd_run *run, const struct psgd_run_epoch *row)
 	return run->writes ? write_epoch(run, &own) : PSGD_OK;
 }
 
+static psgd_status put_calibration(struct psgd_run *run, const char *text, size_t n)
+{
+	const char *dir = run->calibration_dir ? run->calibration_dir : run->dir;
+	psgd_status status = PSGD_OK;
+	int fd;
+
+	if (psgd__make_dirs(dir) != 0)
+		return psgd__run_fail(
+			run, PSGD_ERR_IO, "cannot create %s: %s", dir, strerrordesc_np(errno));
+	fd = psgd__open_dir(AT_FDCWD, dir);
+	if (fd < 0 || psgd__file_replace(fd, run->calibration, text, n, true))
+		status = psgd__run_fail(run, PSGD_ERR_IO, "cannot write %s/%s: %s", dir,
+			run->calibration, strerrordesc_np(errno));
+	if (fd >= 0)
+		close(fd);
+	return status;
+}
+
 /* The file is small and comes once: built whole, so that there is never a part of it. */
 psgd_status psgd_run_calibration(
 	psgd_run *run, const struct psgd_calibration_row *rows, size_t n_rows, uint32_t chosen)
@@ -276,8 +300,8 @@ psgd_status psgd_run_calibration(
 	}
 	if (fclose(file) != 0 || !text)
 		status = psgd__run_fail(run, PSGD_ERR_NOMEM, "out of memory");
-	else if (psgd__file_replace(run->dir_fd, "calibration_rank_stats.csv", text, n, true))
-		status = psgd__run_fail_write(run, "calibration_rank_stats.csv");
+	else
+		status = put_calibration(run, text, n);
 	free(text);
 	return status;
 }
@@ -335,6 +359,7 @@ void psgd_run_close(psgd_run **run)
 		close(r->dir_fd);
 	if (r->locale)
 		freelocale(r->locale);
+	free(r->calibration_dir);
 	free(r->dir);
 	free(r);
 }

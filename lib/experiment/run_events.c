@@ -65,14 +65,29 @@ psgd_status psgd__event_text(
 				   "text", psgd__json_text(text)));
 }
 
+static psgd_status event_notices(struct psgd_run *run, const char *notices)
+{
+	char line[512];
+
+	for (const char *at = notices; *at;) {
+		size_t n = strcspn(at, "\n");
+
+		psgd__text(line, sizeof(line), "%.*s", (int)n, at);
+		PSGD__TRY(psgd__event_text(run, "notice", 0, line));
+		at += n + (at[n] != '\0');
+	}
+	return PSGD_OK;
+}
+
 psgd_status psgd__event_start(struct psgd_run *run, const struct psgd_run_options *options)
 {
-	return append(
+	PSGD__TRY(append(
 		run, json_pack("{s:f, s:s, s:s, s:o, s:i, s:o, s:I}", "time", psgd__unix_time(),
 			     "event", "start", "version", psgd_version_string(), "name",
 			     psgd__json_text(options->config->name), "workers", (int)run->n_workers,
 			     "transport", psgd__json_text(options->transport), "seed",
-			     (json_int_t)options->config->seed));
+			     (json_int_t)options->config->seed)));
+	return event_notices(run, psgd_config_notices(options->config));
 }
 
 /* A rank in force from a step on. `decision` is NULL when nobody decided. */
@@ -139,11 +154,36 @@ static psgd_status step_learning_rate(struct psgd_run *run, const struct psgd_ru
 				   psgd__json_number(before)));
 }
 
+static psgd_status step_stats(struct psgd_run *run, const struct psgd_run_iteration *row,
+	const struct psgd_report *report)
+{
+	uint64_t raw, payload, steps;
+
+	run->stats_raw_bytes += report->raw_bytes;
+	run->stats_payload_bytes += report->payload_bytes;
+	run->stats_steps++;
+	if (!run->stats_every || (row->iteration + 1) % run->stats_every)
+		return PSGD_OK;
+	raw = run->stats_raw_bytes;
+	payload = run->stats_payload_bytes;
+	steps = run->stats_steps;
+	run->stats_raw_bytes = run->stats_payload_bytes = run->stats_steps = 0;
+	return append(
+		run, json_pack("{s:f, s:s, s:I, s:I, s:I, s:I, s:o, s:I, s:I}", "time",
+			     psgd__unix_time(), "event", "stats", "iteration",
+			     (json_int_t)row->iteration, "steps", (json_int_t)steps, "raw_bytes",
+			     (json_int_t)raw, "payload_bytes", (json_int_t)payload, "ratio",
+			     psgd__json_number(payload ? (double)raw / (double)payload : NAN),
+			     "rank_min", (json_int_t)report->rank_min, "rank_max",
+			     (json_int_t)report->rank_max));
+}
+
 psgd_status psgd__event_step(struct psgd_run *run, const struct psgd_run_iteration *row,
 	const struct psgd_report *report)
 {
 	PSGD__TRY(step_rank(run, row, report));
 	PSGD__TRY(step_learning_rate(run, row));
+	PSGD__TRY(step_stats(run, row, report));
 	if (!report->n_nonfinite)
 		return PSGD_OK;
 	return append(

@@ -158,7 +158,7 @@ static psgd_status remove_records(
 
 	if (ftruncate(run->events.fd, 0) != 0)
 		return psgd__run_fail_write(run, "events.jsonl");
-	unlinkat(run->dir_fd, "calibration_rank_stats.csv", 0);
+	unlinkat(run->dir_fd, run->calibration, 0);
 	unlinkat(run->dir_fd, "manifest.json", 0);
 	if (is_own_name(accuracy, "") && strlen(accuracy) < PSGD__FILE_NAME) {
 		snprintf(path, sizeof(path), "accuracy/%s", accuracy);

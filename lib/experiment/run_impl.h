@@ -80,6 +80,10 @@ struct psgd_run {
 	char benchmark[PSGD__FILE_NAME]; /* benchmark_<timestamp> */
 	char accuracy[PSGD__FILE_NAME];	 /* results_csv */
 	struct psgd__record events, iterations, epochs, accuracies;
+	char calibration[PSGD__FILE_NAME]; /* csv_name, in calibration_dir or the run's (NULL) */
+	char *calibration_dir;
+	/* Of the steps since the last stats event; one after every so many. 0: never. */
+	uint64_t stats_every, stats_raw_bytes, stats_payload_bytes, stats_steps;
 	/* What the last row had, to see changes. */
 	bool has_rank_event;
 	uint32_t last_rank, last_cap, last_choice;
@@ -136,8 +140,9 @@ psgd_status psgd__manifest_write(
 
 psgd_status psgd__event_text(
 	struct psgd_run *run, const char *event, uint64_t iteration, const char *text);
+/* And what the configuration has that does nothing, an event each. */
 psgd_status psgd__event_start(struct psgd_run *run, const struct psgd_run_options *options);
-/* Rank, learning rate and non-finite events of a step. */
+/* Rank, learning rate, stats and non-finite events of a step. */
 psgd_status psgd__event_step(struct psgd_run *run, const struct psgd_run_iteration *row,
 	const struct psgd_report *report);
 psgd_status psgd__event_epoch(struct psgd_run *run, const struct psgd_run_epoch *row);

@@ -249,6 +249,134 @@ static const struct refusal together[] = {
 		"needs accordion.stride_iters of at least 1"},
 	{"", "accordion.lr_cooldown_iters=5", "override 'accordion.lr_cooldown_iters=5': "
 		"needs accordion.stride_iters of at least 1"},
+	{"", "accordion={rule: ema, relaxed_factor: 1.2, critical_factor: 1.2}",
+		"override 'accordion={rule: ema, relaxed_factor: 1.2, critical_factor: 1.2}': "
+		"accordion.relaxed_factor: 1.2 is not below accordion.critical_factor, "
+		"which is 1.2"},
+	{"rank_control: {choice: epochnorm}", "accordion.rule=ema",
+		"override 'accordion.rule=ema': 'ema' contradicts rank_control.choice: epochnorm"},
+	{"", "accordion.ema_beta=0", "override 'accordion.ema_beta=0': "
+		"expected a number above 0 and below 1, got '0'"},
+	{"", "accordion.rule=norm",
+		"override 'accordion.rule=norm': expected one of epoch, ema, got 'norm'"},
+	{"", "lgreco.sample_iters=101", "override 'lgreco.sample_iters=101': "
+		"101 is above lgreco.adjust_iters, which is 100"},
+	{"", "entropy.sample_every=1001", "override 'entropy.sample_every=1001': "
+		"1001 is above entropy.window_iters, which is 1000"},
+	{"", "entropy.slew=1", "override 'entropy.slew=1': "
+		"1 is below entropy.round_to, which is 2"},
+	{"compression:\n  calibration:\n    max_batches: 5", NULL,
+		"t.yaml:10:18: compression.calibration.max_batches: "
+		"5 leaves nothing to measure after warmup_iters, which is 5"},
+	{"compression:\n  calibration: {enable: yes, use_fixed_rank_after_calibration: yes}",
+		"rank_control.choice=fixed", "t.yaml:9:64: "
+		"compression.calibration.use_fixed_rank_after_calibration: "
+		"contradicts rank_control.choice: fixed"},
+	{"", "compression.calibration.csv_name=a/b",
+		"override 'compression.calibration.csv_name=a/b': "
+		"expected a name without '/', got 'a/b'"},
+};
+
+#define STAGE "adaptive_training:\n  enable: true\n  stages:\n"                                  \
+	"    - {start_epoch: 0, end_epoch: 3, base_matrix_rank: 4}\n"
+
+static const struct refusal stages[] = {
+	{"adaptive_training:\n  enable: true", NULL, "t.yaml:9:11: adaptive_training.enable: "
+		"needs adaptive_training.stages"},
+	{STAGE "    - {start_epoch: 3, end_epoch: 9}", NULL,
+		"t.yaml:12:7: adaptive_training.stages[1]: "
+		"epochs 3 to 9 overlap epochs 0 to 3 of stages[0]"},
+	{STAGE "    - {start_epoch: 5, end_epoch: 4}", NULL,
+		"t.yaml:12:7: adaptive_training.stages[1]: start_epoch 5 is after end_epoch 4"},
+	{STAGE "    - {start_epoch: 5}", NULL,
+		"t.yaml:12:7: adaptive_training.stages[1]: required key 'end_epoch' is missing"},
+	{STAGE "    - {start_epoch: 5, end_epoch: 5, base_matrix_rank: 0}", NULL,
+		"t.yaml:12:56: adaptive_training.stages[1].base_matrix_rank: " RANK_1},
+	{STAGE "    - {start_epoch: 5, end_epoch: 5, base_sync_frequency: 0}", NULL,
+		"t.yaml:12:59: adaptive_training.stages[1].base_sync_frequency: "
+		"expected a whole number from 1 to 65535, got '0'"},
+	{STAGE "    - {start_epoch: 5, end_epoch: 5, learning_rate: 0}", NULL,
+		"t.yaml:12:53: adaptive_training.stages[1].learning_rate: "
+		"expected a number above 0, got '0'"},
+	{STAGE, "compression.max_rank=3", "t.yaml:11:56: "
+		"adaptive_training.stages[0].base_matrix_rank: "
+		"4 is above compression.max_rank, which is 3"},
+	{STAGE "accordion: {enable: true}", "compression.enable_stage_adjust=true",
+		"override 'compression.enable_stage_adjust=true': "
+		"contradicts accordion.enable: true"},
+	{STAGE "compression: {use_fixed_rank: true}", "compression.enable_stage_adjust=true",
+		"override 'compression.enable_stage_adjust=true': "
+		"contradicts compression.use_fixed_rank: true"},
+	{STAGE "compression: {enable_stage_adjust: true}", "rank_control.choice=max",
+		"override 'rank_control.choice=max': "
+		"'max' contradicts compression.enable_stage_adjust: true"},
+	{STAGE "compression:\n  enable_stage_adjust: true\n  rank_schedule:\n"
+		"    ranges: [{start_epoch: 3, end_epoch: 3, rank: 1}]", NULL,
+		"t.yaml:15:13: compression.rank_schedule.ranges: "
+		"contradicts compression.enable_stage_adjust: true"},
+};
+
+static const struct refusal nets[] = {
+	{"network_limits:\n  target_ip: 10.0.0.2", NULL, "t.yaml:9:14: network_limits.target_ip: "
+		"acts with method tc only, which this version does not have: "
+		"limits hold for all workers"},
+	{"network_limits:\n  auto_cleanup: false", NULL,
+		"t.yaml:9:17: network_limits.auto_cleanup: "
+		"expected true, limits always end with the run"},
+	{"", "network_limits.loss_pct=100", "override 'network_limits.loss_pct=100': "
+		"expected a number of at least 0 and below 100, got '100'"},
+	{"network_limits:\n  schedule: [{at_iteration: 3, egress_mbps: 4}]", NULL,
+		"t.yaml:9:13: network_limits.schedule: needs network_limits.enable: true"},
+	{"network_limits:\n  enable: true\n  schedule:\n    - {at_iteration: 3, egress_mbps: 4}\n"
+		"    - {at_iteration: 3, egress_mbps: 5}", NULL,
+		"t.yaml:12:22: network_limits.schedule[1].at_iteration: "
+		"expected increasing values, got 3 after 3"},
+	{"network_limits:\n  enable: true\n  schedule: [{at_iteration: 0, egress_mbps: 4}]", NULL,
+		"t.yaml:10:29: network_limits.schedule[0].at_iteration: "
+		"expected a whole number of at least 1, got '0'"},
+	{"network_limits:\n  enable: true\n  schedule: [{at_iteration: 1}]", NULL,
+		"t.yaml:10:14: network_limits.schedule[0]: required key 'egress_mbps' is missing"},
+	{"network_limits:\n  enable: true\n"
+		"  schedule: [{at_iteration: 1, egress_mbps: 1e-9}]", NULL,
+		"t.yaml:10:45: network_limits.schedule[0].egress_mbps: "
+		"expected 0 (no limit) or at least 0.001"},
+	{"network_limits: {enable: true, latency_ms: 2, jitter_ms: 1}",
+		"network_limits.schedule=[{at_iteration: 1, egress_mbps: 4, latency_ms: 0.5}]",
+		"override 'network_limits.schedule=[{at_iteration: 1, egress_mbps: 4, "
+		"latency_ms: 0.5}]': network_limits.schedule[0].latency_ms: "
+		"0.5 is below network_limits.jitter_ms, which is 1"},
+	{"", "checkpoint.keep=0", "override 'checkpoint.keep=0': "
+		"expected a whole number from 1 to 1000, got '0'"},
+};
+
+static const struct refusal models[] = {
+	{"", "model={name: resnet18, pretrained: true}",
+		"override 'model={name: resnet18, pretrained: true}': model.pretrained: "
+		"needs model.weights, a safetensors file with torchvision's names for resnet18: "
+		"load the weights that torchvision publishes for it with torch, save them with "
+		"safetensors.torch.save_file"},
+	{"", "model.weights=w.safetensors", "override 'model.weights=w.safetensors': "
+		"needs model.pretrained: true"},
+	{"", "dataset.name=imagenet", "override 'dataset.name=imagenet': "
+		"imagenet needs dataset.root, a folder with train/CLASS/ and val/CLASS/"},
+	{"", "dataset.image_size=64", "override 'dataset.image_size=64': "
+		"needs dataset.name: imagenet, not synthetic"},
+	{"", "dataset.skip_bad=true", "override 'dataset.skip_bad=true': "
+		"needs dataset.name: imagenet, not synthetic"},
+	{"", "dataset.augment=resized_crop_flip", "override 'dataset.augment=resized_crop_flip': "
+		"needs dataset.name: imagenet, not synthetic"},
+	{"", "dataset={name: imagenet, root: x, augment: crop_flip, batch_size: 1}",
+		"override 'dataset={name: imagenet, root: x, augment: crop_flip, batch_size: 1}': "
+		"dataset.augment: crop_flip is for small images, "
+		"expected resized_crop_flip or none"},
+	{"", "training={epochs: 1, learning_rate: 0.1, warmup_epochs: 1, warmup_start_lr: 0.2}",
+		"override 'training={epochs: 1, learning_rate: 0.1, warmup_epochs: 1, "
+		"warmup_start_lr: 0.2}': training.warmup_start_lr: "
+		"0.2 is above training.learning_rate, which is 0.1"},
+	{"", "training.warmup_min_factor=0", "override 'training.warmup_min_factor=0': "
+		"expected a number above 0 and at most 1, got '0'"},
+	{"", "training.warmup_min_factor=1.5", "override 'training.warmup_min_factor=1.5': "
+		"expected a number above 0 and at most 1, got '1.5'"},
 };
 /* clang-format on */
 
@@ -256,7 +384,7 @@ static void refused(const struct refusal *cases, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
 		struct psgd_config *config = (void *)&i;
-		char error[500], text[1000];
+		char error[600], text[1000];
 		psgd_status status;
 
 		snprintf(text, sizeof(text), SMALLEST "%s\n", cases[i].text);
@@ -282,6 +410,9 @@ REFUSED(keys)
 REFUSED(overrides)
 REFUSED(ranks)
 REFUSED(together)
+REFUSED(stages)
+REFUSED(nets)
+REFUSED(models)
 
 static void whole_file(const char *text, size_t n, psgd_status expected, const char *message)
 {
@@ -375,6 +506,9 @@ static Suite *suite(void)
 	tcase_add_test(t, refuses_overrides);
 	tcase_add_test(t, refuses_ranks);
 	tcase_add_test(t, refuses_together);
+	tcase_add_test(t, refuses_stages);
+	tcase_add_test(t, refuses_nets);
+	tcase_add_test(t, refuses_models);
 	tcase_add_test(t, refuses_files);
 	tcase_add_test(t, refuses_hostile_files);
 	tcase_add_test(t, error_buffer);

@@ -13,6 +13,10 @@ static struct {
 	struct psgd_schedule_range ranges[8];
 	struct psgd_replay_entry replay[8];
 	struct psgd_epochnorm_options epochnorm;
+	struct psgd_ema_options ema;
+	struct psgd_accordion_options accordion;
+	struct psgd_lgreco_options lgreco;
+	struct psgd_entropy_options entropy;
 	struct psgd_live_options live;
 	struct psgd_calibration_options calibration;
 	psgd_status answer;
@@ -50,6 +54,10 @@ psgd_status psgd_controller_rank_control(const struct psgd_rank_control_options 
 	for (size_t i = 0; i < options->n_replay; i++)
 		asked.replay[i] = options->replay[i];
 	asked.epochnorm = *options->epochnorm;
+	asked.ema = *options->ema;
+	asked.accordion = *options->accordion;
+	asked.lgreco = *options->lgreco;
+	asked.entropy = *options->entropy;
 	asked.live = *options->live;
 	asked.calibration = *options->calibration;
 	if (asked.answer < 0)
@@ -143,7 +151,18 @@ START_TEST(choices)
 		{"compression={base_rank: 3, fixed_rank_value: 5, use_fixed_rank: on}",
 			PSGD_CAP_NONE, PSGD_CHOICE_FIXED, 5},
 		{"accordion.enable=true", PSGD_CAP_NONE, PSGD_CHOICE_EPOCHNORM, 1},
+		{"accordion={enable: true, rule: ema}", PSGD_CAP_NONE, PSGD_CHOICE_EMA, 1},
+		{"rank_control.choice=ema", PSGD_CAP_NONE, PSGD_CHOICE_EMA, 1},
+		{"rank_control.choice=accordion", PSGD_CAP_NONE, PSGD_CHOICE_ACCORDION, 1},
+		{"rank_control.choice=lgreco", PSGD_CAP_NONE, PSGD_CHOICE_LGRECO, 1},
+		{"rank_control.choice=entropy", PSGD_CAP_NONE, PSGD_CHOICE_ENTROPY, 1},
 		{"compression.calibration.enable=true", PSGD_CAP_CALIBRATION, PSGD_CHOICE_MAX, 1},
+		{"compression={base_rank: 3, calibration: {enable: true, "
+		 "use_fixed_rank_after_calibration: false}}",
+			PSGD_CAP_CALIBRATION, PSGD_CHOICE_FIXED, 3},
+		{"adaptive_training={enable: yes, stages: [{start_epoch: 0, end_epoch: 1, "
+		 "base_matrix_rank: 2}]}",
+			PSGD_CAP_NONE, PSGD_CHOICE_FIXED, 1},
 		{"compression={calibration: {enable: true}, use_fixed_rank: true}",
 			PSGD_CAP_CALIBRATION, PSGD_CHOICE_FIXED, 1},
 		{"compression.rank_schedule.ranges=[{start_epoch: 0, end_epoch: 1, rank: 2}]",
@@ -174,6 +193,9 @@ START_TEST(explicit_words_win)
 	controller(NULL);
 	ck_assert_uint_eq(asked.control.cap, PSGD_CAP_CALIBRATION);
 	ck_assert_uint_eq(asked.control.choice, PSGD_CHOICE_EPOCHNORM);
+	controller("compression={calibration: {enable: true, "
+		   "use_fixed_rank_after_calibration: true}}");
+	ck_assert_uint_eq(asked.control.choice, PSGD_CHOICE_MAX);
 	controller("rank_control={cap: none, choice: max}");
 	ck_assert_uint_eq(asked.control.cap, PSGD_CAP_NONE);
 	ck_assert_uint_eq(asked.control.choice, PSGD_CHOICE_MAX);
@@ -196,7 +218,7 @@ START_TEST(candidates)
 	CANDIDATES(2, 5);
 	ck_assert_uint_eq(asked.control.max_rank, 8);
 	controller("compression={calibration: {ranks: [1, 3], enable: true}}");
-	CANDIDATES(1, 3);
+	CANDIDATES(1, 3, PSGD_RANK_DENSE);
 	controller("compression={calibration: {ranks: [1, 3]}}");
 	CANDIDATES(1, 2, 4, 8);
 	controller("compression={min_rank: 65535}");
@@ -224,6 +246,41 @@ START_TEST(windows)
 	ck_assert_uint_eq(asked.epochnorm.lr_cooldown, 0);
 	ck_assert(asked.epochnorm.no_force_max && asked.epochnorm.no_lr_cooldown);
 	ck_assert(!asked.epochnorm.no_rank_cooldown);
+}
+END_TEST
+
+START_TEST(rules)
+{
+	write_text("t.yaml", SMALLEST "compression: {min_rank: 2}\n");
+	controller("accordion={enable: true, rule: ema}");
+	ck_assert(asked.ema.beta == 0.9 && asked.ema.critical == 1.2 && asked.ema.relaxed == 0.95);
+	ck_assert_uint_eq(asked.ema.interval_steps, 100);
+	ck_assert_uint_eq(asked.ema.base_rank, 0);
+	controller("accordion={enable: true, rule: ema, ema_beta: 0.5, critical_factor: 2, "
+		   "relaxed_factor: 1.5, update_interval: 7}");
+	ck_assert(asked.ema.beta == 0.5 && asked.ema.critical == 2 && asked.ema.relaxed == 1.5);
+	ck_assert_uint_eq(asked.ema.interval_steps, 7);
+	controller("compression.base_rank=6");
+	ck_assert_uint_eq(asked.ema.base_rank, 6);
+	ck_assert_uint_eq(asked.lgreco.base_rank, 6);
+	controller("rank_control={choice: ema, candidates: [2, 4]}");
+	ck_assert_uint_eq(asked.ema.base_rank, 0);
+	controller("accordion={threshold: 0.25, stride_epochs: 4}");
+	ck_assert(asked.accordion.threshold == 0.25 && !asked.accordion.in_steps);
+	ck_assert_uint_eq(asked.accordion.stride, 4);
+	ck_assert_uint_eq(asked.accordion.no_lr_drop, 0);
+	controller("accordion={stride_iters: 9}");
+	ck_assert(asked.accordion.in_steps && asked.accordion.no_lr_drop);
+	ck_assert_uint_eq(asked.accordion.stride, 9);
+	controller("lgreco={adjust_iters: 40, sample_iters: 4, alpha: 1.5, low: 0.25, high: 3}");
+	ck_assert_uint_eq(asked.lgreco.adjust_steps, 40);
+	ck_assert_uint_eq(asked.lgreco.sample_steps, 4);
+	ck_assert(asked.lgreco.alpha == 1.5 && asked.lgreco.low == 0.25 && asked.lgreco.high == 3);
+	controller("entropy={window_iters: 30, sample_every: 3, slew: 6, round_to: 5}");
+	ck_assert_uint_eq(asked.entropy.window_steps, 30);
+	ck_assert_uint_eq(asked.entropy.sample_every, 3);
+	ck_assert_uint_eq(asked.entropy.slew, 6);
+	ck_assert_uint_eq(asked.entropy.round_to, 5);
 }
 END_TEST
 
@@ -263,6 +320,29 @@ START_TEST(schedules)
 		   "[{start_epoch: 4, end_epoch: 5, rank: dense}]}");
 	ck_assert_uint_eq(asked.ranges[0].rank, 0);
 	ck_assert_uint_eq(asked.control.max_rank, PSGD_RANK_DENSE);
+}
+END_TEST
+
+/* A stage without a rank, and an epoch without a stage, are at base_rank. */
+START_TEST(stages)
+{
+	write_text("t.yaml", SMALLEST "compression: {base_rank: 3, enable_stage_adjust: true}\n");
+	controller("adaptive_training={enable: true, stages: ["
+		   "{start_epoch: 0, end_epoch: 3, base_matrix_rank: 9}, "
+		   "{start_epoch: 4, end_epoch: 5}, "
+		   "{start_epoch: 6, end_epoch: 8, base_matrix_rank: 2}]}");
+	ck_assert_uint_eq(asked.control.choice, PSGD_CHOICE_SCHEDULE);
+	ck_assert_uint_eq(asked.control.default_rank, 3);
+	ck_assert_uint_eq(asked.control.max_rank, 9);
+	ck_assert_uint_eq(asked.control.n_ranges, 2);
+	ck_assert_uint_eq(asked.ranges[0].end_epoch, 3);
+	ck_assert_uint_eq(asked.ranges[0].rank, 9);
+	ck_assert_uint_eq(asked.ranges[1].start_epoch, 6);
+	ck_assert_uint_eq(asked.ranges[1].end_epoch, 8);
+	ck_assert_uint_eq(asked.ranges[1].rank, 2);
+	controller("adaptive_training={enable: false, stages: ["
+		   "{start_epoch: 0, end_epoch: 3, base_matrix_rank: 9}]}");
+	ck_assert_uint_eq(asked.control.choice, PSGD_CHOICE_FIXED);
 }
 END_TEST
 
@@ -406,8 +486,10 @@ static Suite *suite(void)
 	tcase_add_test(t, explicit_words_win);
 	tcase_add_test(t, candidates);
 	tcase_add_test(t, windows);
+	tcase_add_test(t, rules);
 	tcase_add_test(t, caps);
 	tcase_add_test(t, schedules);
+	tcase_add_test(t, stages);
 	tcase_add_test(t, replays);
 	tcase_add_test(t, bad_replays);
 	tcase_add_test(t, library_refuses);

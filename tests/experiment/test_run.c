@@ -158,6 +158,104 @@ START_TEST(calibration)
 }
 END_TEST
 
+START_TEST(calibration_where_it_is_asked)
+{
+	static const struct psgd_calibration_row row = {.rank = 1, .steps = 2, .step_ns = 10};
+	psgd_run *run;
+
+	psgd_config_free(&config);
+	config = load("compression.calibration={save_dir: a/b, csv_name: mine.csv}");
+	run = must_open("r", false);
+	ck_assert_int_eq(psgd_run_calibration(run, &row, 1, 1), PSGD_OK);
+	ck_assert_ptr_nonnull(strstr(read_all("a/b/mine.csv"), "\n1,"));
+	ck_assert_uint_eq(count_matches("r/*.csv"), 0);
+	psgd_run_close(&run);
+	psgd_config_free(&config);
+	config = load("compression.calibration={save_dir: config-in.yaml/b}");
+	run = must_open("s", false);
+	ck_assert_int_eq(psgd_run_calibration(run, &row, 1, 1), PSGD_ERR_IO);
+	psgd_run_close(&run);
+}
+END_TEST
+
+/* The n-th event of a kind, from 0; NULL when there is none. */
+static json_t *event_of(const char *path, const char *kind, size_t n)
+{
+	char *at = read_all(path);
+
+	for (char *line = strtok(at, "\n"); line; line = strtok(NULL, "\n")) {
+		json_t *event = json_loads(line, 0, NULL);
+
+		ck_assert_ptr_nonnull(event);
+		if (strcmp(json_string_value(json_object_get(event, "event")), kind) == 0 &&
+			n-- == 0)
+			return event;
+		json_decref(event);
+	}
+	return NULL;
+}
+
+/* Sums since the one before, after every so many steps. */
+START_TEST(stats_every_so_often)
+{
+	struct psgd_report report = a_report(0);
+	json_int_t iteration, steps, raw, payload, low, high;
+	double ratio;
+	json_t *event;
+	psgd_run *run;
+
+	psgd_config_free(&config);
+	config = load("powerSGD.compression_stats_logging_frequency=3");
+	run = must_open("r", false);
+	for (uint64_t i = 0; i < 8; i++) {
+		report = a_report(i);
+		report.payload_bytes = i == 5 ? 11000 : 8000;
+		report.rank_min = 2;
+		add_iteration(run, i, &report);
+	}
+	psgd_run_close(&run);
+	ck_assert_ptr_null(event_of("r/events.jsonl", "stats", 2));
+	event = event_of("r/events.jsonl", "stats", 1);
+	ck_assert_int_eq(json_unpack(event, "{s:I, s:I, s:I, s:I, s:F, s:I, s:I}", "iteration",
+				 &iteration, "steps", &steps, "raw_bytes", &raw, "payload_bytes",
+				 &payload, "ratio", &ratio, "rank_min", &low, "rank_max", &high),
+		0);
+	ck_assert_int_eq(iteration, 5);
+	ck_assert_int_eq(steps, 3);
+	ck_assert_int_eq(raw, 3000000);
+	ck_assert_int_eq(payload, 27000);
+	ck_assert(fabs(ratio - 3000000.0 / 27000.0) < 1e-9);
+	ck_assert_int_eq(low, 2);
+	ck_assert_int_eq(high, 4);
+	json_decref(event);
+	psgd_config_free(&config);
+	config = load("powerSGD.compression_stats_logging_frequency=0");
+	run = must_open("s", false);
+	report = a_report(0);
+	add_iteration(run, 0, &report);
+	psgd_run_close(&run);
+	ck_assert_ptr_null(event_of("s/events.jsonl", "stats", 0));
+}
+END_TEST
+
+START_TEST(notices_are_events)
+{
+	json_t *event;
+	psgd_run *run;
+
+	psgd_config_free(&config);
+	config = load("accordion={ema_beta: 0.9, update_interval: 100}");
+	run = must_open("r", false);
+	psgd_run_close(&run);
+	event = event_of("r/events.jsonl", "notice", 1);
+	ck_assert_ptr_nonnull(event);
+	ck_assert_str_eq(json_string_value(json_object_get(event, "text")),
+		"accordion.update_interval: inactive, it acts with accordion.rule: ema");
+	json_decref(event);
+	ck_assert_ptr_null(event_of("r/events.jsonl", "notice", 2));
+}
+END_TEST
+
 START_TEST(events_hold_every_decision)
 {
 	psgd_run *run = must_open("r", false);
@@ -387,6 +485,9 @@ static Suite *suite(void)
 	tcase_add_test(t, numbers_come_back);
 	tcase_add_test(t, epoch_rows);
 	tcase_add_test(t, calibration);
+	tcase_add_test(t, calibration_where_it_is_asked);
+	tcase_add_test(t, stats_every_so_often);
+	tcase_add_test(t, notices_are_events);
 	tcase_add_test(t, events_hold_every_decision);
 	tcase_add_test(t, rank_without_decision);
 	tcase_add_test(t, manifest);

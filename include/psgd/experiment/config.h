@@ -48,6 +48,12 @@ PSGD_API psgd_status psgd_config_yaml(const struct psgd_config *config, char **o
 /* The text of the file as it was given; lives as long as the configuration. */
 PSGD_API const char *psgd_config_source(const struct psgd_config *config);
 
+/*
+ * Keys that the file has and that do nothing beside its other keys: "key: why", a line each; empty
+ * when there is none. Lives as long as the configuration.
+ */
+PSGD_API const char *psgd_config_notices(const struct psgd_config *config);
+
 PSGD_API void psgd_config_free(struct psgd_config **config); /* NULL is fine */
 
 /*

@@ -67,7 +67,7 @@ struct psgd_config_calibration {
 	double comm_ratio_threshold;
 	bool allow_rank_one;
 	bool use_fixed_rank_after_calibration; /* the choice is what the cap allows */
-	char *save_dir; /* of csv_name; NULL: beside the per-iteration table */
+	char *save_dir;			       /* of csv_name; NULL: the run folder */
 	char *csv_name;
 };
 
@@ -110,9 +110,10 @@ struct psgd_config_adaptive {
 
 struct psgd_config_accordion {
 	bool enable;
-	char *rule;					  /* epoch, ema */
-	double ema_beta, critical_factor, relaxed_factor; /* of ema */
-	unsigned update_interval;			  /* of ema, steps */
+	char *rule; /* epoch, ema */
+	/* Of ema, the last in steps; 0 where not given and ema is not chosen. */
+	double ema_beta, critical_factor, relaxed_factor;
+	unsigned update_interval;
 	unsigned force_max_epochs, stride_epochs, rank_cooldown_epochs, lr_cooldown_epochs;
 	/* The same in optimizer steps; used, all four, when stride_iters is above 0. */
 	unsigned force_max_iters, stride_iters, rank_cooldown_iters, lr_cooldown_iters;
@@ -135,7 +136,7 @@ struct psgd_config_rank_control {
 	char *choice;	      /* max, fixed ... (configs/README.md); NULL: from the seed's keys */
 	unsigned *candidates; /* NULL: 1, 2, 4 .. max_rank */
 	unsigned candidates_count;
-	bool dense_candidate; /* dense is the largest candidate; true when cap is live */
+	bool dense_candidate; /* dense is the largest candidate; true when there is a cap */
 	double max_exposed;   /* 0: comm_ratio_threshold */
 	unsigned dwell_iters;
 	char *replay; /* events.jsonl of an earlier run; NULL unless choice is replay */

@@ -67,7 +67,10 @@ PSGD_API psgd_status psgd_run_state(const char *dir, char *state, size_t bytes);
 PSGD_API psgd_status psgd_run_iteration(psgd_run *run, const struct psgd_run_iteration *row);
 PSGD_API psgd_status psgd_run_epoch(psgd_run *run, const struct psgd_run_epoch *row);
 
-/* calibration_rank_stats.csv, whole; temporary name and rename. */
+/*
+ * compression.calibration's csv_name, whole; temporary name and rename, in its save_dir, which is
+ * created, or in the run folder. One more use of a name replaces the file.
+ */
 PSGD_API psgd_status psgd_run_calibration(
 	psgd_run *run, const struct psgd_calibration_row *rows, size_t n_rows, uint32_t chosen);
 
