@@ -145,8 +145,11 @@ static psgd_status train_step(struct trainer *t, double rate)
 		.learning_rate = rate,
 		.epoch_end = left <= each};
 	struct loss loss = {0};
-	psgd_status status = step_run(t, &step, &loss, &report);
+	psgd_status status = psgd_stack_begin_step(t->stack, t->iteration);
 
+	if (status)
+		return trainer_fail(t, status, "change of the network");
+	status = step_run(t, &step, &loss, &report);
 	if (!status)
 		status = record(t, rate, &loss, &report);
 	t->iteration++;

@@ -126,6 +126,26 @@ psgd_status psgd_config_link(const struct psgd_config *config, struct psgd_link 
 	link.jitter_ns = nanoseconds(net->jitter_ms);
 	link.burst_bytes = net->burst_bytes;
 	link.seed = config->seed;
+	link.loss_ppm = (uint32_t)(net->loss_pct * 1e4 + 0.5);
+	/* So little short of all that it would be rounded to all. */
+	if (link.loss_ppm > 999999)
+		link.loss_ppm = 999999;
 	*out = link;
+	return PSGD_OK;
+}
+
+psgd_status psgd__config_link_after(
+	const struct psgd_config *config, unsigned n, struct psgd_link *out)
+{
+	const struct psgd_config_link_change *change;
+	bool limited;
+
+	PSGD__TRY(psgd_config_link(config, out, &limited));
+	if (!n)
+		return PSGD_OK;
+	change = &config->network_limits.schedule[n - 1];
+	out->egress_bps = bits_per_second(change->egress_mbps);
+	out->ingress_bps = bits_per_second(change->ingress_mbps);
+	out->delay_ns = nanoseconds(change->latency_ms);
 	return PSGD_OK;
 }

@@ -53,6 +53,10 @@ bool psgd__config_stages_choose(const struct psgd_config *config);
 psgd_status psgd__config_replay(const char *path, struct psgd_replay_entry **out, size_t *n,
 	char *error, size_t error_bytes);
 
+/* The link after the first n changes of network_limits.schedule. Of one that is limited. */
+psgd_status psgd__config_link_after(
+	const struct psgd_config *config, unsigned n, struct psgd_link *out);
+
 /* Numbers in files have a decimal point whatever the program's locale is. */
 struct psgd__c_locale {
 	void *ours, *before;

@@ -85,7 +85,7 @@ psgd_status psgd_run_open(const struct psgd_run_options *options, psgd_run **out
 	run->events.fd = run->iterations.fd = run->epochs.fd = run->accuracies.fd = -1;
 	run->live.accuracy = run->live.loss = run->live.test_accuracy = NAN;
 	run->live.learning_rate = run->live.eta_s = NAN;
-	run->last_learning_rate = run->last_accum_norm = NAN;
+	run->last_learning_rate = run->last_accum_norm = run->configured_mbps = NAN;
 	if (run->writes) {
 		run->dir = psgd__strdup(own.dir);
 		run->locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
@@ -100,6 +100,11 @@ psgd_status psgd_run_open(const struct psgd_run_options *options, psgd_run **out
 	}
 	*out = run;
 	return PSGD_OK;
+}
+
+void psgd__run_link(struct psgd_run *run, const struct psgd_link *link)
+{
+	run->configured_mbps = link->egress_bps ? (double)link->egress_bps / 1e6 : NAN;
 }
 
 static double memory_mb(const struct psgd_run *run)
@@ -169,6 +174,7 @@ static void row_ours(const struct psgd_run *run, struct psgd__row *line,
 	psgd__row_count(line, report->n_messages);
 	psgd__row_seconds(line, report->sync_ns);
 	psgd__row_count(line, report->sync_bytes);
+	psgd__row_number(line, run->configured_mbps);
 }
 
 static psgd_status append_row(

@@ -203,6 +203,22 @@ psgd_status psgd__event_epoch(struct psgd_run *run, const struct psgd_run_epoch 
 				   psgd__json_number(row->grad_accum_norm)));
 }
 
+static json_t *mbps(uint64_t bps)
+{
+	return bps ? json_real((double)bps / 1e6) : json_null();
+}
+
+psgd_status psgd__event_link(struct psgd_run *run, uint64_t iteration, const struct psgd_link *link)
+{
+	if (!run->writes)
+		return PSGD_OK;
+	return append(
+		run, json_pack("{s:f, s:s, s:I, s:o, s:o, s:f}", "time", psgd__unix_time(), "event",
+			     "link", "iteration", (json_int_t)iteration, "egress_mbps",
+			     mbps(link->egress_bps), "ingress_mbps", mbps(link->ingress_bps),
+			     "latency_ms", (double)link->delay_ns / 1e6));
+}
+
 psgd_status psgd__event_finish(struct psgd_run *run, const char *state, const char *reason)
 {
 	return append(run, json_pack("{s:f, s:s, s:s, s:o}", "time", psgd__unix_time(), "event",

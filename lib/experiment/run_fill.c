@@ -15,7 +15,7 @@ static const char iteration_columns[] =
 	"gpu_memory_usage_mb,compression_ratio,bandwidth_mbps,loss,accuracy,powerSGD_active,"
 	"current_rank,wire_time,hidden_wire_time,encode_time,decode_time,raw_bytes,payload_bytes,"
 	"control_bytes,sent_bytes,learning_rate,rank_cap,rank_choice,n_messages,"
-	"sync_time,sync_bytes\n";
+	"sync_time,sync_bytes,configured_mbps\n";
 static const char accuracy_columns[] =
 	"epoch,epoch_loss,accuracy,elapsed_time,num_data_processed,grad_norm_avg,grad_accum_norm,"
 	"grad_change_rate\n";

@@ -89,8 +89,12 @@ struct psgd_run {
 	uint32_t last_rank, last_cap, last_choice;
 	bool has_decision;
 	double last_learning_rate, last_accum_norm;
+	double configured_mbps; /* that may leave; NAN: no limit */
 	char text[PSGD__ERROR_BYTES];
 };
+
+/* The emulated link that the next rows were made under. */
+void psgd__run_link(struct psgd_run *run, const struct psgd_link *link);
 
 psgd_status psgd__run_fail(struct psgd_run *run, psgd_status status, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
@@ -146,6 +150,8 @@ psgd_status psgd__event_start(struct psgd_run *run, const struct psgd_run_option
 psgd_status psgd__event_step(struct psgd_run *run, const struct psgd_run_iteration *row,
 	const struct psgd_report *report);
 psgd_status psgd__event_epoch(struct psgd_run *run, const struct psgd_run_epoch *row);
+psgd_status psgd__event_link(
+	struct psgd_run *run, uint64_t iteration, const struct psgd_link *link);
 psgd_status psgd__event_finish(struct psgd_run *run, const char *state, const char *reason);
 
 /* --- progress --- */

@@ -87,10 +87,12 @@ static json_t *link_of(const struct psgd_config *config)
 
 	if (psgd_config_link(config, &link, &limited) || !limited)
 		return json_null();
-	return json_pack("{s:s, s:f, s:f, s:f, s:f, s:I}", "method", "model", "egress_mbps",
-		(double)link.egress_bps / 1e6, "ingress_mbps", (double)link.ingress_bps / 1e6,
-		"latency_ms", (double)link.delay_ns / 1e6, "jitter_ms",
-		(double)link.jitter_ns / 1e6, "burst_bytes", (json_int_t)link.burst_bytes);
+	return json_pack("{s:s, s:f, s:f, s:f, s:f, s:I, s:f, s:i}", "method", "model",
+		"egress_mbps", (double)link.egress_bps / 1e6, "ingress_mbps",
+		(double)link.ingress_bps / 1e6, "latency_ms", (double)link.delay_ns / 1e6,
+		"jitter_ms", (double)link.jitter_ns / 1e6, "burst_bytes",
+		(json_int_t)link.burst_bytes, "loss_pct", (double)link.loss_ppm / 1e4, "changes",
+		(int)config->network_limits.schedule_count);
 }
 
 static json_t *start_time(void)

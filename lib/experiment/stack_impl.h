@@ -29,6 +29,7 @@ struct psgd_stack {
 	struct psgd_controller controller;
 	struct psgd_transport network, shaped; /* shaped goes through network */
 	struct psgd_shaper shaper;
+	unsigned link_change; /* of network_limits.schedule that is in force, from 1; 0: none yet */
 	psgd_run *run;
 	psgd_session *session;
 	char text[PSGD__REPORT_BYTES];
@@ -44,6 +45,11 @@ const struct psgd_transport *psgd__stack_transport(const struct psgd_stack *stac
 
 /* All of psgd_stack_open, in its order; what is there when it fails is for psgd_stack_close. */
 psgd_status psgd__stack_open_all(struct psgd_stack *stack);
+
+/* The link model, if the configuration limits the network. */
+psgd_status psgd__stack_open_link(struct psgd_stack *stack);
+/* And what it is at first, for the records. */
+void psgd__stack_tell_link(struct psgd_stack *stack);
 
 /*
  * Compares two configurations as psgd_config_yaml writes them, key by key. *table, freed by

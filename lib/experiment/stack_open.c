@@ -229,20 +229,6 @@ static psgd_status open_network(struct psgd_stack *stack)
 	return psgd__stack_failed(stack, psgd_transport_gloo(&options, &stack->network));
 }
 
-/* The link model, if the configuration limits the network. */
-static psgd_status open_link(struct psgd_stack *stack)
-{
-	struct psgd_link link = PSGD_INIT(psgd_link);
-	bool limited = false;
-	psgd_status status = psgd_config_link(stack->config, &link, &limited);
-
-	if (!status && limited)
-		status = psgd_shaper_model(&link, &stack->shaper);
-	if (!status && limited)
-		status = psgd_transport_shaped(&stack->network, &stack->shaper, &stack->shaped);
-	return psgd__stack_failed(stack, status);
-}
-
 static psgd_status open_run(struct psgd_stack *stack)
 {
 	struct psgd_run_options options = PSGD_INIT(psgd_run_options);
@@ -273,6 +259,8 @@ static psgd_status open_run(struct psgd_stack *stack)
 	options.error_bytes = sizeof(stack->text);
 	status = psgd__stack_failed(stack, psgd_run_open(&options, &stack->run));
 	free(source);
+	if (!status)
+		psgd__stack_tell_link(stack);
 	return status;
 }
 
@@ -287,7 +275,7 @@ psgd_status psgd__stack_open_all(struct psgd_stack *stack)
 	PSGD__TRY(open_rendezvous(stack));
 	PSGD__TRY(compare_configs(stack));
 	PSGD__TRY(open_network(stack));
-	status = open_link(stack);
+	status = psgd__stack_open_link(stack);
 	if (!status)
 		status = open_run(stack);
 	return agree(stack, status);

@@ -176,7 +176,7 @@ static const char columns[] =
 	"gpu_memory_usage_mb,compression_ratio,bandwidth_mbps,loss,accuracy,powerSGD_active,"
 	"current_rank,wire_time,hidden_wire_time,encode_time,decode_time,raw_bytes,payload_bytes,"
 	"control_bytes,sent_bytes,learning_rate,rank_cap,rank_choice,n_messages,"
-	"sync_time,sync_bytes\n";
+	"sync_time,sync_bytes,configured_mbps\n";
 
 /* The lines of events.jsonl whose event is `event`, as an array. */
 static inline json_t *events(const char *event)

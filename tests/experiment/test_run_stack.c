@@ -23,11 +23,13 @@ struct outcome {
 	psgd_status status;
 	char error[2048];
 	float gradient[32];
+	int64_t wire_ns[STEPS];
 };
 
 static char root[64];
 static struct outcome *outcomes; /* shared with the workers */
 static uint16_t port;
+static uint64_t first_step; /* above 0: as after a resume */
 
 static const char yaml[] = "name: unit\n"
 			   "model: {name: mlp, num_classes: 10}\n"
@@ -93,9 +95,10 @@ static void set_number(const char *name, unsigned value)
 	setenv(name, text, 1);
 }
 
-static psgd_status one_step(psgd_session *session, psgd_run *run, uint64_t step, float *gradient)
+static psgd_status one_step(
+	psgd_session *session, psgd_run *run, uint64_t step, struct outcome *out)
 {
-	struct psgd_grad grad = {.id = 7, .data = gradient};
+	struct psgd_grad grad = {.id = 7, .data = out->gradient};
 	struct psgd_bucket bucket = PSGD_INIT(psgd_bucket);
 	struct psgd_step_info info = PSGD_INIT(psgd_step_info);
 	struct psgd_report report = PSGD_INIT(psgd_report);
@@ -112,6 +115,7 @@ static psgd_status one_step(psgd_session *session, psgd_run *run, uint64_t step,
 		status = psgd_session_finish_step(session, &info, &report);
 	if (status != PSGD_OK)
 		return status;
+	out->wire_ns[step] = report.wire_ns;
 	row.iteration = step;
 	row.iterations_in_epoch = row.total_iterations = STEPS;
 	row.learning_rate = 0.1;
@@ -141,10 +145,12 @@ static void train(uint32_t worker, uint32_t n, struct outcome *out)
 	if (out->status)
 		return;
 	out->status = psgd_stack_session(stack, &tensor, 1, &session);
-	for (uint64_t step = 0; step < STEPS && out->status == PSGD_OK; step++) {
+	for (uint64_t step = first_step; step < STEPS && out->status == PSGD_OK; step++) {
 		for (int i = 0; i < 32; i++)
 			out->gradient[i] = (float)((worker + 1) * (unsigned)(i % 5 + 1));
-		out->status = one_step(session, psgd_stack_run(stack), step, out->gradient);
+		out->status = psgd_stack_begin_step(stack, step);
+		if (out->status == PSGD_OK)
+			out->status = one_step(session, psgd_stack_run(stack), step, out);
 	}
 	psgd_stack_error(stack, out->error, sizeof(out->error));
 	psgd_stack_close(&stack, out->status, NULL);
@@ -223,6 +229,91 @@ START_TEST(shaped_link)
 	run_workers(2);
 	for (int w = 0; w < 2; w++)
 		ck_assert_msg(outcomes[w].status == PSGD_OK, "%s", outcomes[w].error);
+}
+END_TEST
+
+static void write_schedule(uint32_t n)
+{
+	for (uint32_t w = 0; w < n; w++) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "config%u.yaml", w);
+		write_file(name, yaml,
+			"network_limits:\n"
+			"  enable: true\n"
+			"  method: model\n"
+			"  schedule:\n"
+			"  - {at_iteration: 2, egress_mbps: 50, ingress_mbps: 50, latency_ms: 30}\n"
+			"  - {at_iteration: 4, egress_mbps: 0, ingress_mbps: 20, latency_ms: "
+			"60}\n");
+	}
+}
+
+/* The "link" events as "iteration egress ingress latency\n". */
+static void read_links(char *out, size_t bytes)
+{
+	FILE *events = fopen("r/events.jsonl", "r");
+	char line[1024];
+	size_t n = 0;
+
+	ck_assert_ptr_nonnull(events);
+	out[0] = '\0';
+	while (fgets(line, sizeof(line), events)) {
+		json_t *event = json_loads(line, 0, NULL);
+
+		if (strcmp(json_string_value(json_object_get(event, "event")), "link") == 0)
+			n += (size_t)snprintf(out + n, bytes - n, "%lld %g %g %g\n",
+				json_integer_value(json_object_get(event, "iteration")),
+				json_number_value(json_object_get(event, "egress_mbps")),
+				json_number_value(json_object_get(event, "ingress_mbps")),
+				json_number_value(json_object_get(event, "latency_ms")));
+		json_decref(event);
+	}
+	fclose(events);
+}
+
+/* The last column of the table per iteration. */
+static void read_configured(char *out, size_t bytes)
+{
+	char line[2048], command[] = "cat r/benchmark/*/csv/powerSGD_benchmark_*.csv";
+	FILE *table = popen(command, "r");
+	size_t n = 0;
+
+	ck_assert_ptr_nonnull(fgets(line, sizeof(line), table));
+	ck_assert_ptr_nonnull(strstr(line, ",configured_mbps\n"));
+	out[0] = '\0';
+	while (fgets(line, sizeof(line), table))
+		n += (size_t)snprintf(out + n, bytes - n, "%s", strrchr(line, ',') + 1);
+	ck_assert_int_eq(pclose(table), 0);
+}
+
+/* The link is that of the iteration on every worker, from its start or from a resume on. */
+START_TEST(link_changes)
+{
+	static const char *const links[] = {
+		"2 50 50 30\n4 0 20 60\n", "3 50 50 30\n4 0 20 60\n", "4 0 20 60\n"};
+	static const char *const columns[] = {"\n\n50\n50\n\n", "50\n\n", "\n"};
+	static const int64_t latency_ms[STEPS] = {0, 0, 30, 30, 60};
+	const uint32_t n = 2 + (uint32_t)_i % 2;
+	char text[256];
+
+	first_step = _i ? 2 + (uint64_t)_i : 0;
+	write_schedule(n);
+	run_workers(n);
+	for (uint32_t w = 0; w < n; w++) {
+		ck_assert_msg(outcomes[w].status == PSGD_OK, "%s", outcomes[w].error);
+		/* A message at least, of a ring's steps. */
+		for (uint64_t step = first_step; step < STEPS; step++)
+			ck_assert_int_ge(outcomes[w].wire_ns[step],
+				2 * (n - 1) * latency_ms[step] * 1000000);
+		if (!first_step)
+			ck_assert_int_lt(outcomes[w].wire_ns[1], 60 * 1000000);
+	}
+	read_links(text, sizeof(text));
+	ck_assert_str_eq(text, links[_i]);
+	read_configured(text, sizeof(text));
+	ck_assert_str_eq(text, columns[_i]);
+	first_step = 0;
 }
 END_TEST
 
@@ -312,6 +403,8 @@ START_TEST(close_writes_the_reason)
 	ck_assert_ptr_nonnull(psgd_stack_config(stack));
 	ck_assert_uint_eq(psgd_stack_launch(stack)->n_workers, 1);
 	ck_assert_ptr_nonnull(psgd_stack_controller(stack)->ops);
+	ck_assert_int_eq(psgd_stack_begin_step(stack, 0), PSGD_OK);
+	ck_assert_int_eq(psgd_stack_begin_step(NULL, 0), PSGD_ERR_INVALID);
 	psgd_stack_close(&stack, PSGD_ERR_PEER_LOST, "worker 1 is gone");
 	ck_assert_ptr_null(stack);
 	status = read_status();
@@ -355,6 +448,7 @@ static Suite *suite(void)
 	tcase_add_checked_fixture(m, set_up, tear_down);
 	tcase_add_loop_test(m, trains_and_records, 1, MAX_WORKERS);
 	tcase_add_test(m, shaped_link);
+	tcase_add_loop_test(m, link_changes, 0, 3);
 	tcase_add_test(m, configurations_that_differ);
 	tcase_add_test(m, finished_folder_is_said_to_all);
 #endif

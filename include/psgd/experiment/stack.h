@@ -37,6 +37,14 @@ PSGD_API psgd_status psgd_stack_open(const struct psgd_stack_options *options, p
 PSGD_API psgd_status psgd_stack_session(
 	psgd_stack *stack, const struct psgd_tensor *tensors, size_t n_tensors, psgd_session **out);
 
+/*
+ * Before each optimizer step, on every worker with the same number, counted from 0 over the whole
+ * run and on after a resume: the emulated network becomes what network_limits.schedule says for
+ * this step, and worker 0 records a change. Between two steps of the session; its thread. Errors:
+ * INVALID, NOMEM, IO (the record).
+ */
+PSGD_API psgd_status psgd_stack_begin_step(psgd_stack *stack, uint64_t iteration);
+
 /* The parts; they live as long as the stack. */
 PSGD_API const struct psgd_config *psgd_stack_config(const psgd_stack *stack);
 PSGD_API const struct psgd_launch *psgd_stack_launch(const psgd_stack *stack);
