@@ -5,6 +5,7 @@
 #include <psgd/compressor.h>
 #include <psgd/controller.h>
 #include <psgd/device.h>
+#include <psgd/state.h>
 #include <psgd/transport.h>
 
 PSGD_BEGIN
@@ -78,7 +79,7 @@ struct psgd_memory {
 	size_t size;
 	uint64_t state_bytes;	/* of the compressor: error and Q */
 	uint64_t message_bytes; /* P, Q and dense values of the buckets in use */
-	uint64_t observe_bytes; /* gradient sum */
+	uint64_t observe_bytes; /* gradient sums, samples */
 };
 
 /*
@@ -124,11 +125,9 @@ PSGD_API psgd_status psgd_session_finish_step(
 	psgd_session *session, const struct psgd_step_info *info, struct psgd_report *report);
 
 /*
- * Adds up n values over the workers in the middle of a step, in forward or backward, in the order
- * of submits; blocks; the same bits on all. Every worker calls it in the same places. With
- * PSGD_SESSION_NO_OVERLAP it goes before the buckets, which wait for finish_step. One worker: OK,
- * and nothing is sent. Errors: INVALID, STATE (a session without a transport), NOMEM (nothing was
- * started), or the session's failure: MISMATCH when n differs, named.
+ * Adds up n values over the workers in the middle of a step; blocks; the same bits on all. In the
+ * order of submits, on every worker alike; with NO_OVERLAP before all buckets. One worker: nothing
+ * is sent. Errors: INVALID, STATE (no transport), NOMEM, or the session's: MISMATCH of n, named.
  */
 PSGD_API psgd_status psgd_session_sync(psgd_session *session, float *values, size_t n);
 
@@ -152,6 +151,32 @@ PSGD_API psgd_status psgd_session_agree(psgd_session *session, uint64_t hash);
  */
 PSGD_API psgd_status psgd_session_set_ranks(
 	psgd_session *session, const uint32_t *ranks, size_t n_ranks);
+
+/*
+ * State of this worker between two steps: step count, ranks, the decision that no report has told
+ * yet, sums, the compressor's state and, on worker 0, the controller's. save waits for a decision
+ * on its way. load: with the same tensors and options, before the first step or between two, on all
+ * workers, of the same step; all goes on bit for bit as it would have where it was saved.
+ * Errors: INVALID (an array is missing, or cannot have been saved), MISMATCH (of other tensors,
+ * workers, options: see psgd_session_error), STATE (a step, an exchange, a trial is open), NOMEM,
+ * those of writer and reader. A load that fails has changed nothing.
+ */
+PSGD_API psgd_status psgd_session_save(
+	psgd_session *session, const struct psgd_state_writer *writer);
+PSGD_API psgd_status psgd_session_load(
+	psgd_session *session, const struct psgd_state_reader *reader);
+
+#define PSGD_TRIAL_END UINT32_MAX
+
+/*
+ * Trial steps, between two steps, the same call on all workers. The first call keeps all state in
+ * memory; the steps that follow use `rank` (0: dense) for all tensors, whatever the start phase and
+ * the controller, which is not asked. Every further call restores what was kept first, and
+ * PSGD_TRIAL_END ends the trial. Nothing of it stays. Errors: STATE (a step or an exchange is open;
+ * END without a trial), UNSUPPORTED (no ranks), MISMATCH (another rank on another worker) and
+ * NOMEM: call again.
+ */
+PSGD_API psgd_status psgd_session_trial(psgd_session *session, uint32_t rank);
 
 /* The rank in force of a tensor, clamped to its shape; 0: dense, or no such tensor. */
 PSGD_API uint32_t psgd_session_rank(psgd_session *session, uint32_t tensor_id);

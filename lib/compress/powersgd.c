@@ -386,6 +386,8 @@ static const struct psgd_compressor_ops powersgd_ops = {
 	.rank = ps_rank,
 	.state_bytes = ps_state_bytes,
 	.destroy = free,
+	.save = psgd__powersgd_save,
+	.load = psgd__powersgd_load,
 };
 
 psgd_status psgd_compressor_powersgd(

@@ -48,4 +48,8 @@ void psgd__powersgd_free(struct psgd__powersgd *ps, float *memory, size_t values
 psgd_status psgd__powersgd_draw(struct psgd__powersgd *ps, struct psgd__ps_tensor *tensor,
 	float *to, uint32_t first_col, uint32_t cols, psgd_stream stream);
 
+/* powersgd_state.c; see psgd_compressor_ops. */
+psgd_status psgd__powersgd_save(void *self, const struct psgd_state_writer *writer);
+psgd_status psgd__powersgd_load(void *self, const struct psgd_state_reader *reader);
+
 #endif

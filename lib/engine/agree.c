@@ -111,8 +111,9 @@ psgd_status psgd__agree_check(struct psgd_exchange *x)
 		return psgd__session_fail(s, PSGD_ERR_MISMATCH,
 			"bucket %zu of step %llu differs on %s: worker 0 sends %.0f tensors in "
 			"%.0f values, worker %u %.0f tensors in %.0f values%s",
-			x->number, (unsigned long long)x->round.step, who, zero[AGREE_GRADS],
-			zero[AGREE_VALUES], w, other[AGREE_GRADS], other[AGREE_VALUES],
+			x->number, (unsigned long long)(x->round.step & ~PSGD__TRIAL_STEP), who,
+			zero[AGREE_GRADS], zero[AGREE_VALUES], w, other[AGREE_GRADS],
+			other[AGREE_VALUES],
 			zero[AGREE_ROUNDS] == other[AGREE_ROUNDS] ? ""
 								  : ", by other kinds of rounds");
 	}

@@ -74,7 +74,8 @@ psgd_status psgd__control_new(psgd_session *s, const struct psgd_step_info *info
 		c->step = s->step;
 		c->info = *info;
 		c->report = *report;
-		if (s->controller.ops)
+		c->observed = s->observed;
+		if (s->controller.ops && !s->trial.on)
 			c->needs = s->controller.ops->needs(
 				s->controller.self, s->step, info->epoch, info->epoch_end != 0);
 		c->check_hash = s->options.check_every && s->step % s->options.check_every == 0;
@@ -177,37 +178,38 @@ static psgd_status plan_at(void *user, size_t b, uint32_t rank, struct psgd_plan
 	return status < 0 ? status : psgd__plan_complete(out, &bad);
 }
 
-static psgd_status sum_norm(psgd_session *s, double *out)
+static void publish(psgd_session *s, const struct psgd__control *c)
 {
-	struct psgd__span all = {s->grad_sum, (int64_t)s->grad_sum_values};
-	double squares = 0.0;
-
-	*out = NAN;
-	if (!s->grad_sum)
-		return PSGD_OK;
-	PSGD__TRY(s->device.ops->kernels->sum_squares(s->device.self, &all, 1, &squares, NULL));
-	*out = sqrt(squares);
-	return PSGD_OK;
-}
-
-static psgd_status reset_sum(psgd_session *s)
-{
-	s->grad_sum_steps = 0;
-	if (!s->grad_sum)
-		return PSGD_OK;
-	return s->device.ops->zero(
-		s->device.self, s->grad_sum, s->grad_sum_values * sizeof(float), NULL);
-}
-
-static void publish(psgd_session *s, const struct psgd__control *c, struct psgd_decision *decision)
-{
-	decision->step = c->step + 1;
-	decision->changed = c->first || decision->rank != s->decided_rank;
 	pthread_mutex_lock(&s->lock);
-	s->decided_rank = decision->rank;
-	s->decision = *decision;
+	s->decision = c->decision;
+	s->decision.step = c->step + 1;
+	s->decision.changed = c->first || c->decision.rank != s->decided_rank;
+	psgd__decision_ranks(s, &s->decision);
+	s->decided_rank = c->decision.rank;
 	s->decided = true;
 	pthread_mutex_unlock(&s->lock);
+}
+
+/* What was observed of gradients, as far as it was asked for. */
+static psgd_status observe(struct psgd_exchange *x, struct psgd_observation *seen)
+{
+	psgd_session *s = x->session;
+	const struct psgd__control *c = &x->control;
+
+	seen->grad_sum_norm = seen->entropy = NAN;
+	seen->grad_sum_steps = s->grad_sum_steps;
+	seen->local_sum_steps = s->local_sum_steps;
+	if (c->needs & PSGD_NEED_GRAD_NORM)
+		PSGD__TRY(psgd__grad_sum_norm(s, &seen->grad_sum_norm));
+	if (c->observed & PSGD_NEED_ENTROPY)
+		seen->entropy = psgd__observe_entropy(s);
+	if ((c->needs & PSGD_NEED_LOCAL_NORMS) && s->local_sum) {
+		PSGD__TRY(psgd__observe_norms(s));
+		seen->local_norms = s->local_norms;
+	}
+	if ((c->needs & PSGD_NEED_SPECTRUM) && s->local_sum)
+		seen->errors = psgd__observe_errors;
+	return PSGD_OK;
 }
 
 /* Worker 0: asks the controller and fills the message. */
@@ -216,7 +218,7 @@ static psgd_status decide(struct psgd_exchange *x)
 	psgd_session *s = x->session;
 	struct psgd__control *c = &x->control;
 	struct psgd_observation seen = PSGD_INIT(psgd_observation);
-	struct psgd_decision decision = PSGD_INIT(psgd_decision);
+	struct psgd_decision *decision = &c->decision;
 	struct rank_message head = {.step = c->step + 1, .n_tensors = s->n_tensors};
 	uint32_t *ranks = (uint32_t *)(c->ranks + sizeof(head));
 
@@ -230,20 +232,70 @@ static psgd_status decide(struct psgd_exchange *x)
 	seen.n_tensors = s->n_tensors;
 	seen.plan = plan_at;
 	seen.plan_user = x;
-	seen.grad_sum_norm = NAN;
-	seen.grad_sum_steps = s->grad_sum_steps;
+	seen.tensors = s->tensors;
+	PSGD__TRY(observe(x, &seen));
 	if (c->needs & PSGD_NEED_TIMING)
 		merge_timing(s, c, &seen);
-	if (c->needs & PSGD_NEED_GRAD_NORM)
-		PSGD__TRY(sum_norm(s, &seen.grad_sum_norm));
-	decision.value = decision.threshold = NAN;
-	decision.link_delay_ns = decision.link_ns_per_byte = decision.predicted_exposed = NAN;
-	PSGD__TRY(s->controller.ops->decide(s->controller.self, &seen, ranks, &decision));
-	if (decision.reset_grad_sum)
-		PSGD__TRY(reset_sum(s));
+	*decision = PSGD_INIT(psgd_decision);
+	decision->value = decision->threshold = NAN;
+	decision->link_delay_ns = decision->link_ns_per_byte = decision->predicted_exposed = NAN;
+	PSGD__TRY(s->controller.ops->decide(s->controller.self, &seen, ranks, decision));
+	if (decision->reset_grad_sum)
+		PSGD__TRY(psgd__grad_sum_reset(s));
+	if (decision->reset_local_sum)
+		PSGD__TRY(psgd__local_sum_reset(s));
 	memcpy(c->ranks, &head, sizeof(head));
-	publish(s, c, &decision);
 	return PSGD_OK;
+}
+
+/* A rank above what a matrix can have is no mistake, but worth a word. */
+static void say_clamped(psgd_session *s, const uint32_t *ranks)
+{
+	char text[200];
+
+	for (size_t i = 0; i < s->n_tensors && !s->said_clamped; i++) {
+		const struct psgd_tensor *t = &s->tensors[i];
+		int64_t n, m, most;
+
+		if (t->n_dims < 2 || t->flags & PSGD_TENSOR_DENSE ||
+			psgd_tensor_matrix(t, &n, &m) < 0)
+			continue;
+		most = n < m ? n : m;
+		if (ranks[i] <= most)
+			continue;
+		s->said_clamped = true;
+		if (!s->options.log || s->options.log_level < PSGD_LOG_INFO)
+			continue;
+		psgd__text(text, sizeof(text),
+			"r=%u is above what tensor %u (%s), %lld x %lld, can have: its matrix rank "
+			"is at most %lld",
+			ranks[i], t->id, t->name ? t->name : "no name", (long long)n, (long long)m,
+			(long long)most);
+		s->options.log(s->options.log_user, PSGD_LOG_INFO, text);
+	}
+}
+
+psgd_status psgd__ranks_set(psgd_session *s, const uint32_t *ranks)
+{
+	PSGD__TRY(s->compressor.ops->set_ranks(s->compressor.self, ranks));
+	pthread_mutex_lock(&s->lock);
+	for (size_t i = 0; i < s->n_tensors; i++)
+		s->ranks[i] = s->compressor.ops->rank
+				      ? s->compressor.ops->rank(s->compressor.self, i)
+				      : ranks[i];
+	pthread_mutex_unlock(&s->lock);
+	say_clamped(s, ranks);
+	return PSGD_OK;
+}
+
+void psgd__decision_ranks(psgd_session *s, struct psgd_decision *decision)
+{
+	uint32_t *ranks = s->decision_ranks[s->decision_turn];
+
+	s->decision_turn = !s->decision_turn;
+	memcpy(ranks, s->ranks, s->n_tensors * sizeof(*ranks));
+	decision->ranks = ranks;
+	decision->n_ranks = s->n_tensors;
 }
 
 static psgd_status apply(struct psgd_exchange *x)
@@ -260,13 +312,9 @@ static psgd_status apply(struct psgd_exchange *x)
 			"step %llu and %zu tensors",
 			(unsigned long long)head.step, (unsigned long long)head.n_tensors,
 			(unsigned long long)(c->step + 1), s->n_tensors);
-	PSGD__TRY(s->compressor.ops->set_ranks(s->compressor.self, ranks));
-	pthread_mutex_lock(&s->lock);
-	for (size_t i = 0; i < s->n_tensors; i++)
-		s->ranks[i] = s->compressor.ops->rank
-				      ? s->compressor.ops->rank(s->compressor.self, i)
-				      : ranks[i];
-	pthread_mutex_unlock(&s->lock);
+	PSGD__TRY(psgd__ranks_set(s, ranks));
+	if (s->worker == 0)
+		publish(s, c);
 	return psgd__finish_exchange(x);
 }
 
@@ -346,30 +394,36 @@ psgd_status psgd__step_end(psgd_session *s, const struct psgd_step_info *info, i
 	record = s->record;
 	memset(&s->record, 0, sizeof(s->record));
 	s->record.start_ns = end_ns;
-	mine.decided = s->decided;
-	mine.decision = s->decision;
-	s->decided = false;
+	if (!s->trial.on) {
+		mine.decided = s->decided;
+		mine.decision = s->decision;
+		s->decided = false;
+	}
 	pthread_mutex_unlock(&s->lock);
 
 	psgd__record_report(&record, end_ns, &mine);
 	mine.step = s->step;
 	mine.grad_norm = s->options.flags & PSGD_SESSION_GRAD_NORM ? sqrt(record.sum_squares) : NAN;
 	mine.grad_sum_norm = NAN;
-	if (s->step_buckets && record.n_nonfinite == 0 && s->sum_gradients)
-		s->grad_sum_steps++;
+	if (s->step_buckets && record.n_nonfinite == 0 && !s->trial.on) {
+		s->grad_sum_steps += s->sum_gradients;
+		s->local_sum_steps += (s->observed & PSGD_NEED_LOCAL_SUM) != 0;
+	}
 	psgd_status status = PSGD_OK;
-	if (info->epoch_end && (s->options.flags & PSGD_SESSION_GRAD_SUM))
-		status = sum_norm(s, &mine.grad_sum_norm);
+	if (info->epoch_end && (s->options.flags & PSGD_SESSION_GRAD_SUM) && !s->trial.on)
+		status = psgd__grad_sum_norm(s, &mine.grad_sum_norm);
 	if (status >= 0)
 		status = psgd__control_new(s, info, &mine, &record, false, control);
 	/* Nobody else resets the sum: the session's own is over an epoch. */
-	if (status >= 0 && info->epoch_end && s->sum_gradients &&
+	if (status >= 0 && info->epoch_end && s->sum_gradients && !s->trial.on &&
 		!(s->controller.ops &&
 			(s->controller.ops->needs(s->controller.self, s->step, info->epoch, true) &
 				PSGD_NEED_GRAD_SUM)))
-		status = reset_sum(s);
+		status = psgd__grad_sum_reset(s);
 	psgd__record_free(&record);
 	psgd__message_trim(s);
+	if (status >= 0 && !s->trial.on)
+		status = psgd__observe_prepare(s, s->step + 1, &s->observed);
 	s->step++;
 	s->step_buckets = 0;
 	psgd__copy_report(report, &mine, sizeof(mine));

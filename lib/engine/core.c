@@ -166,7 +166,7 @@ psgd_status psgd__bucket_new(
 	x->number = s->step_buckets++;
 	x->ticket = ++s->last_ticket;
 	x->round.size = sizeof(x->round);
-	x->round.step = s->step;
+	x->round.step = s->step | (s->trial.on ? PSGD__TRIAL_STEP : 0);
 	x->round.bucket = &x->bucket;
 	x->ready_ns = psgd__now_ns();
 	*out = x;
@@ -282,8 +282,10 @@ static psgd_status copy_tensors(psgd_session *s, const struct psgd_tensor *tenso
 	s->submitted_in = psgd__calloc(n, sizeof(*s->submitted_in));
 	s->ranks = psgd__calloc(n, sizeof(*s->ranks));
 	s->grad_sum_at = psgd__calloc(n, sizeof(*s->grad_sum_at));
+	s->decision_ranks[0] = psgd__calloc(n, sizeof(uint32_t));
+	s->decision_ranks[1] = psgd__calloc(n, sizeof(uint32_t));
 	if (!s->tensors || !s->counts || !s->shapes || !s->submitted_in || !s->ranks ||
-		!s->grad_sum_at)
+		!s->grad_sum_at || !s->decision_ranks[0] || !s->decision_ranks[1])
 		return PSGD_ERR_NOMEM;
 	s->n_tensors = n;
 	for (size_t i = 0; i < n; i++) {
@@ -325,26 +327,6 @@ static psgd_status attach_compressor(psgd_session *s)
 	return PSGD_OK;
 }
 
-/* The gradient sum, on worker 0 and only if somebody reads it. */
-static psgd_status allocate_sum(psgd_session *s)
-{
-	bool wanted = s->options.flags & PSGD_SESSION_GRAD_SUM;
-	void *memory;
-	size_t bytes;
-
-	if (s->controller.ops)
-		wanted |= !!(s->controller.ops->needs(s->controller.self, 0, 0, false) &
-			     PSGD_NEED_GRAD_SUM);
-	if (!wanted || s->worker != 0)
-		return PSGD_OK;
-	if (psgd__mul_overflows(s->grad_sum_values, sizeof(float), &bytes))
-		return PSGD_ERR_NOMEM;
-	PSGD__TRY(s->device.ops->alloc(s->device.self, bytes, &memory));
-	s->grad_sum = memory;
-	s->sum_gradients = true;
-	return s->device.ops->zero(s->device.self, memory, bytes, NULL);
-}
-
 static psgd_status init_locks(psgd_session *s)
 {
 	pthread_condattr_t monotonic;
@@ -383,7 +365,7 @@ psgd_status psgd__session_setup(const struct psgd_tensor *tensors, size_t n_tens
 	if (status >= 0)
 		status = attach_compressor(s);
 	if (status >= 0)
-		status = allocate_sum(s);
+		status = psgd__observe_setup(s);
 	if (status >= 0 && s->controller.ops) {
 		status = psgd__control_new(s, NULL, NULL, NULL, true, &first);
 		if (status >= 0)
@@ -413,9 +395,8 @@ void psgd__session_teardown(psgd_session *s)
 		psgd__exchange_free(x);
 	}
 	psgd__record_free(&s->record);
-	if (s->grad_sum)
-		s->device.ops->free(
-			s->device.self, s->grad_sum, s->grad_sum_values * sizeof(float));
+	psgd__trial_free(s);
+	psgd__observe_teardown(s);
 	for (size_t i = 0; i < s->n_blocks; i++)
 		s->device.ops->free(s->device.self, s->blocks[i].memory, s->blocks[i].bytes);
 	free(s->blocks);
@@ -428,6 +409,8 @@ void psgd__session_teardown(psgd_session *s)
 	for (size_t i = 0; s->tensors && i < s->n_tensors; i++)
 		free((char *)s->tensors[i].name);
 	free(s->grad_sum_at);
+	free(s->decision_ranks[0]);
+	free(s->decision_ranks[1]);
 	free(s->ranks);
 	free(s->submitted_in);
 	free(s->shapes);

@@ -16,6 +16,11 @@
 #include "base/base.h"
 #include "base/index.h"
 #include "base/kernels.h"
+#include "base/state.h"
+
+/* Steps of a trial as compressors see them: no start phase reaches so far. */
+#define PSGD__TRIAL_STEP (UINT64_C(1) << 63)
+#define PSGD__REGIME_BYTES 64 /* of the text of a decision that was loaded */
 
 enum psgd__kind { PSGD__BUCKET = 1, PSGD__CONTROL, PSGD__BROADCAST, PSGD__SUM, PSGD__SYNC };
 
@@ -54,6 +59,7 @@ struct psgd__record {
 /* The end of a step as the control exchange needs it. */
 struct psgd__control {
 	uint32_t needs;
+	uint32_t observed; /* what was observed of this worker's own gradients; worker 0 */
 	bool first, check_hash;
 	uint64_t step; /* that ended */
 	struct psgd_step_info info;
@@ -63,6 +69,7 @@ struct psgd__control {
 	size_t block;		   /* doubles in it */
 	unsigned char *ranks;	   /* the broadcast message */
 	size_t ranks_bytes;
+	struct psgd_decision decision; /* worker 0's */
 };
 
 struct psgd_exchange {
@@ -149,6 +156,16 @@ struct psgd_session {
 	bool decided;		    /* guarded, as decision */
 	struct psgd_decision decision;
 	uint32_t decided_rank;
+	uint32_t *decision_ranks[2];	 /* the last two decisions' */
+	int decision_turn;		 /* which is the older; guarded */
+	char regime[PSGD__REGIME_BYTES]; /* of a decision that was loaded */
+	bool said_clamped;		 /* the log knows of a rank above a matrix */
+	struct {
+		bool on;
+		struct psgd__kept kept; /* the compressor's state */
+		uint32_t *ranks;	/* in force before */
+		uint64_t step;
+	} trial; /* driver thread; read by the other while buckets are open */
 
 	uint64_t step;		      /* driver thread */
 	size_t step_buckets;	      /* submitted in it; driver thread */
@@ -164,7 +181,15 @@ struct psgd_session {
 	float *grad_sum;     /* all tensors one after the other */
 	size_t *grad_sum_at; /* offset of each tensor */
 	size_t grad_sum_values;
-	uint64_t grad_sum_steps; /* driver thread, and control */
+	uint64_t grad_sum_steps; /* driver thread, and control; so the next */
+	uint64_t local_sum_steps;
+	/* Of this worker's own gradients, on worker 0; each once it is asked for. */
+	uint32_t observed; /* what of the step that runs: LOCAL_SUM, ENTROPY */
+	float *local_sum;
+	double *local_norms;
+	float *samples; /* every sample_stride-th value */
+	size_t n_samples, sample_stride;
+	uint64_t samples_step; /* step + 1 that they are of */
 };
 
 /* First failure wins; text is formatted. Returns the session's status. Takes the lock. */
@@ -220,6 +245,32 @@ psgd_status psgd__control_new(psgd_session *s, const struct psgd_step_info *info
 	struct psgd_exchange **out);
 psgd_status psgd__control_advance(struct psgd_exchange *x);
 void psgd__control_free(struct psgd__control *control);
+
+/* Ranks from now on, and what they are by the compressor. */
+psgd_status psgd__ranks_set(psgd_session *s, const uint32_t *ranks);
+
+/* Gives a decision the ranks in force, in memory that lasts for two decisions. Lock held. */
+void psgd__decision_ranks(psgd_session *s, struct psgd_decision *decision);
+
+/* observe.c */
+psgd_status psgd__observe_setup(psgd_session *s);
+void psgd__observe_teardown(psgd_session *s);
+uint64_t psgd__observe_bytes(const psgd_session *s);
+/* What the controller wants of own gradients in that step, with memory for it; between steps. */
+psgd_status psgd__observe_prepare(psgd_session *s, uint64_t step, uint32_t *needs);
+psgd_status psgd__observe_own(struct psgd_exchange *x); /* before run(0) */
+double psgd__observe_entropy(const psgd_session *s);
+psgd_status psgd__observe_norms(psgd_session *s);
+psgd_status psgd__observe_errors(void *control, size_t i, uint32_t n, double *out);
+psgd_status psgd__grad_sum_norm(psgd_session *s, double *out); /* NaN: there is no sum */
+psgd_status psgd__grad_sum_reset(psgd_session *s);
+psgd_status psgd__local_sum_reset(psgd_session *s);
+
+/* state.c: nothing is on its way, but a first decision that an exchange has not carried yet. */
+psgd_status psgd__settle(psgd_session *s);
+
+/* trial.c */
+void psgd__trial_free(psgd_session *s);
 
 /* stats.c */
 void psgd__record_free(struct psgd__record *record);

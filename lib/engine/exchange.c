@@ -174,7 +174,7 @@ static psgd_status observe_gradients(struct psgd_exchange *x)
 			PSGD__TRY(kernels->sum_squares(
 				s->device.self, &span, 1, &squares, x->round.stream));
 		/* A gradient that was discarded must not spoil the sum. */
-		if (s->sum_gradients && !x->round.nonfinite)
+		if (s->sum_gradients && !s->trial.on && !x->round.nonfinite)
 			PSGD__TRY(kernels->axpby(s->device.self, span.count, 1.0f, span.data, 1.0f,
 				s->grad_sum + s->grad_sum_at[at], x->round.stream));
 	}
@@ -202,6 +202,7 @@ static psgd_status advance_bucket(struct psgd_exchange *x, bool *worked)
 			x->stage = ENCODE;
 			break;
 		case ENCODE:
+			PSGD__TRY(psgd__observe_own(x));
 			PSGD__TRY(run_round(x, 0));
 			*worked = true;
 			x->stage = x->agreement ? AGREE_SEND : ROUND_SEND;

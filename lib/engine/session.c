@@ -68,7 +68,8 @@ static psgd_status check_deadline(psgd_session *s, const struct psgd_exchange *x
 		return PSGD_PENDING;
 	return psgd__session_fail(s, PSGD_ERR_TIMEOUT,
 		"a message of step %llu was not through after %g s",
-		(unsigned long long)x->round.step, (double)s->options.timeout_ns / 1e9);
+		(unsigned long long)(x->round.step & ~PSGD__TRIAL_STEP),
+		(double)s->options.timeout_ns / 1e9);
 }
 
 /*
@@ -364,22 +365,13 @@ psgd_status psgd_session_finish_step(
 
 psgd_status psgd_session_set_ranks(psgd_session *s, const uint32_t *ranks, size_t n_ranks)
 {
-	psgd_status status;
-
 	if (!s || !ranks || n_ranks != s->n_tensors)
 		return PSGD_ERR_INVALID;
-	if (s->controller.ops || s->step_buckets)
+	if (s->controller.ops || s->step_buckets || s->trial.on)
 		return PSGD_ERR_STATE;
 	if (!s->compressor.ops->set_ranks)
 		return PSGD_ERR_UNSUPPORTED;
-	status = s->compressor.ops->set_ranks(s->compressor.self, ranks);
-	pthread_mutex_lock(&s->lock);
-	for (size_t i = 0; status >= 0 && i < n_ranks; i++)
-		s->ranks[i] = s->compressor.ops->rank
-				      ? s->compressor.ops->rank(s->compressor.self, i)
-				      : ranks[i];
-	pthread_mutex_unlock(&s->lock);
-	return status;
+	return psgd__ranks_set(s, ranks);
 }
 
 uint32_t psgd_session_rank(psgd_session *s, uint32_t tensor_id)
@@ -413,7 +405,7 @@ psgd_status psgd_session_memory(psgd_session *s, struct psgd_memory *out)
 		mine.state_bytes = s->compressor.ops->state_bytes(s->compressor.self);
 	for (size_t i = 0; i < s->n_blocks; i++)
 		mine.message_bytes += s->blocks[i].bytes;
-	mine.observe_bytes = s->grad_sum ? s->grad_sum_values * sizeof(float) : 0;
+	mine.observe_bytes = psgd__observe_bytes(s);
 	psgd__copy_report(out, &mine, sizeof(mine));
 	return PSGD_OK;
 }
