@@ -88,7 +88,7 @@ struct psgd_accordion_options {
  * base_rank leaves. Errors are of worker 0's own gradients, summed over the last sample_steps. All
  * that min_rank and max_rank allow of [floor(low * base_rank), ceil(high * base_rank)] is tried.
  * Costs LOCAL_SUM in sample_steps of adjust_steps steps, and at the last one SPECTRUM of every
- * matrix and a dynamic program: layers * ranks tried * 10,000 additions, layers * 10,001 bytes.
+ * matrix and a dynamic program: layers * ranks tried * 10,000 additions, layers * 20,002 bytes.
  */
 struct psgd_lgreco_options {
 	size_t size;

@@ -60,9 +60,7 @@ struct psgd__choice_verdict psgd__epochnorm_decide(const struct psgd__epochnorm_
 
 static bool is_window_end(const struct epochnorm *e, uint64_t step, uint64_t epoch, bool epoch_end)
 {
-	if (e->options.in_steps)
-		return (step + 1) % e->options.stride == 0;
-	return epoch_end && epoch % e->options.stride == 0;
+	return psgd__window_ends(e->options.in_steps, e->options.stride, step, epoch, epoch_end);
 }
 
 static uint32_t epochnorm_needs(const void *self, uint64_t step, uint64_t epoch, bool epoch_end)

@@ -59,6 +59,23 @@ static inline uint64_t psgd__next_epoch(const struct psgd_observation *seen)
 	return seen->first || !seen->epoch_end ? seen->epoch : seen->epoch + 1;
 }
 
+/* The end of a window: one epoch out of `stride`, or `stride` steps on end. */
+static inline bool psgd__window_ends(
+	bool in_steps, uint64_t stride, uint64_t step, uint64_t epoch, bool epoch_end)
+{
+	return in_steps ? (step + 1) % stride == 0 : epoch_end && epoch % stride == 0;
+}
+
+/* Can the tensor be compressed at all? */
+static inline bool psgd__is_matrix(const struct psgd_tensor *tensor)
+{
+	return tensor->n_dims >= 2 && !(tensor->flags & PSGD_TENSOR_DENSE);
+}
+
+/* The largest rank that is not dense: max_rank, or else a candidate. For arithmetic. */
+uint32_t psgd__finite_max(
+	uint32_t min_rank, uint32_t max_rank, const struct psgd__candidates *candidates);
+
 /* Of the learning rate, as decisions see it. Zeros at first. */
 struct psgd__rate_watch {
 	double last;			    /* at the decision before; 0: never given */
@@ -153,6 +170,15 @@ psgd_status psgd__choice_replay(const struct psgd_rank_control_options *options,
 	const struct psgd__refusal *refusal, struct psgd__choice *out);
 psgd_status psgd__choice_epochnorm(const struct psgd_epochnorm_options *options, uint32_t min_rank,
 	uint32_t max_rank, const struct psgd__refusal *refusal, struct psgd__choice *out);
+psgd_status psgd__choice_ema(const struct psgd_ema_options *options,
+	const struct psgd_rank_control_options *bounds, const struct psgd__candidates *candidates,
+	const struct psgd__refusal *refusal, struct psgd__choice *out);
+psgd_status psgd__choice_accordion(const struct psgd_accordion_options *options, uint32_t min_rank,
+	uint32_t max_rank, const struct psgd__refusal *refusal, struct psgd__choice *out);
+psgd_status psgd__choice_lgreco(const struct psgd_lgreco_options *options, uint32_t min_rank,
+	uint32_t max_rank, const struct psgd__refusal *refusal, struct psgd__choice *out);
+psgd_status psgd__choice_entropy(const struct psgd_entropy_options *options, uint32_t min_rank,
+	uint32_t max_rank, const struct psgd__refusal *refusal, struct psgd__choice *out);
 
 psgd_status psgd__cap_calibration(const struct psgd_calibration_options *options,
 	const struct psgd__candidates *candidates, const struct psgd__refusal *refusal,
@@ -185,6 +211,32 @@ struct psgd__choice_verdict psgd__epochnorm_decide(const struct psgd__epochnorm_
  */
 size_t psgd__calibration_select(const uint32_t *ranks, const double *shares, size_t n,
 	double threshold, bool allow_rank_one, double *fitted);
+
+/*
+ * Candidates from a base rank: min_rank, half of base and base, the last two kept within the
+ * bounds; with base = min_rank the largest is one above it, if the bounds allow. No two are equal.
+ */
+void psgd__candidates_of_base(
+	uint32_t base, uint32_t min_rank, uint32_t max_rank, struct psgd__candidates *out);
+
+/* A matrix that shares an error budget: ranks low to high, of `weight` values each. */
+struct psgd__share {
+	uint32_t low, high, start; /* start is between them */
+	uint32_t rank;		   /* out */
+	uint64_t weight;
+	const double *error; /* error[r - low], at least 0 and not increasing */
+};
+
+/*
+ * Ranks with (nearly) the least sum of rank * weight among those whose errors sum to at most
+ * budget: exact for budgets smaller by n / 10,000 of it, never above the budget, never worse than
+ * start where that is within it. *within: false when nothing is; all are at high then.
+ * Errors: NOMEM.
+ */
+psgd_status psgd__share_budget(struct psgd__share *shares, size_t n, double budget, bool *within);
+
+/* The sum of the errors at the chosen ranks. */
+double psgd__shared_error(const struct psgd__share *shares, size_t n);
 
 /* Wire time of a message = delay_ns + ns_per_byte * bytes, both at least 0, by recent messages. */
 #define PSGD__FIT_STEPS 16

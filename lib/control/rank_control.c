@@ -240,25 +240,48 @@ static psgd_status make_cap(const struct psgd_rank_control_options *in,
 	return psgd__cap_calibration(in->calibration, candidates, refusal, out);
 }
 
-static psgd_status make_choice(const struct psgd_rank_control_options *in,
-	const struct psgd__refusal *refusal, struct psgd__choice *out)
+uint32_t psgd__finite_max(
+	uint32_t min_rank, uint32_t max_rank, const struct psgd__candidates *candidates)
 {
+	if (max_rank != PSGD_RANK_DENSE)
+		return max_rank;
+	for (size_t i = candidates->n; i-- > 0;) {
+		if (candidates->rank[i] != PSGD_RANK_DENSE)
+			return candidates->rank[i];
+	}
+	return min_rank;
+}
+
+static psgd_status make_choice(const struct psgd_rank_control_options *in,
+	const struct psgd__candidates *candidates, const struct psgd__refusal *refusal,
+	struct psgd__choice *out)
+{
+	uint32_t low = in->min_rank, high = in->max_rank;
+	uint32_t finite = psgd__finite_max(low, high, candidates);
+
 	switch (in->choice) {
 	case PSGD_CHOICE_MAX:
-		return psgd__choice_fixed(in->max_rank, "max", out);
+		return psgd__choice_fixed(high, "max", out);
 	case PSGD_CHOICE_FIXED:
 		return psgd__choice_fixed(psgd__comparable(in->fixed_rank), "fixed", out);
 	case PSGD_CHOICE_SCHEDULE:
 		return psgd__choice_schedule(in, refusal, out);
 	case PSGD_CHOICE_EPOCHNORM:
-		return psgd__choice_epochnorm(
-			in->epochnorm, in->min_rank, in->max_rank, refusal, out);
+		return psgd__choice_epochnorm(in->epochnorm, low, high, refusal, out);
 	case PSGD_CHOICE_REPLAY:
 		return psgd__choice_replay(in, refusal, out);
+	case PSGD_CHOICE_EMA:
+		return psgd__choice_ema(in->ema, in, candidates, refusal, out);
+	case PSGD_CHOICE_ACCORDION:
+		return psgd__choice_accordion(in->accordion, low, high, refusal, out);
+	case PSGD_CHOICE_LGRECO:
+		return psgd__choice_lgreco(in->lgreco, low, finite, refusal, out);
+	case PSGD_CHOICE_ENTROPY:
+		return psgd__choice_entropy(in->entropy, low, finite, refusal, out);
 	default:
 		return psgd__refuse(refusal,
-			"choice is %u; known are max (0), fixed (1), schedule (2), epochnorm (3) "
-			"and replay (4)",
+			"choice is %u; known are max (0), fixed (1), schedule (2), epochnorm (3), "
+			"replay (4), ema (5), accordion (6), lgreco (7) and entropy (8)",
 			in->choice);
 	}
 }
@@ -272,7 +295,7 @@ static psgd_status make_control(const struct psgd_rank_control_options *options,
 	PSGD__TRY(take_candidates(&in, &control->candidates, refusal));
 	PSGD__TRY(take_bounds(&in, &control->candidates, refusal));
 	PSGD__TRY(make_cap(&in, &control->candidates, refusal, &control->cap));
-	return make_choice(&in, refusal, &control->choice);
+	return make_choice(&in, &control->candidates, refusal, &control->choice);
 }
 
 psgd_status psgd_controller_rank_control(const struct psgd_rank_control_options *options,

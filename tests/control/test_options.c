@@ -7,6 +7,10 @@ static struct psgd_rank_control_options options;
 static struct psgd_epochnorm_options epochnorm;
 static struct psgd_live_options live;
 static struct psgd_calibration_options calibration;
+static struct psgd_ema_options ema;
+static struct psgd_accordion_options accordion;
+static struct psgd_lgreco_options lgreco;
+static struct psgd_entropy_options entropy;
 
 static void reset(void)
 {
@@ -14,6 +18,14 @@ static void reset(void)
 	epochnorm = PSGD_INIT(psgd_epochnorm_options);
 	live = PSGD_INIT(psgd_live_options);
 	calibration = PSGD_INIT(psgd_calibration_options);
+	ema = PSGD_INIT(psgd_ema_options);
+	accordion = PSGD_INIT(psgd_accordion_options);
+	lgreco = PSGD_INIT(psgd_lgreco_options);
+	entropy = PSGD_INIT(psgd_entropy_options);
+	options.ema = &ema;
+	options.accordion = &accordion;
+	options.lgreco = &lgreco;
+	options.entropy = &entropy;
 	options.epochnorm = &epochnorm;
 	options.live = &live;
 	options.calibration = &calibration;
@@ -105,13 +117,13 @@ START_TEST(kinds)
 	reset();
 	options.cap = 3;
 	refused("cap is 3; known are none (0), calibration (1) and live (2)");
-	options.choice = 5;
-	refused("choice is 5; known are max (0), fixed (1), schedule (2), epochnorm (3) and "
-		"replay (4)");
+	options.choice = 9;
+	refused("choice is 9; known are max (0), fixed (1), schedule (2), epochnorm (3), replay "
+		"(4), ema (5), accordion (6), lgreco (7) and entropy (8)");
 	options.cap = PSGD_CAP_LIVE;
-	options.choice = 5;
-	refused("choice is 5; known are max (0), fixed (1), schedule (2), epochnorm (3) and "
-		"replay (4)");
+	options.choice = 9;
+	refused("choice is 9; known are max (0), fixed (1), schedule (2), epochnorm (3), replay "
+		"(4), ema (5), accordion (6), lgreco (7) and entropy (8)");
 	options.size = 4;
 	refused("rank control: size is wrong, or a field is set that this library does not know");
 }
@@ -221,6 +233,94 @@ START_TEST(epochnorm_windows)
 }
 END_TEST
 
+START_TEST(emas)
+{
+	reset();
+	options.choice = PSGD_CHOICE_EMA;
+	ema.beta = 1;
+	refused("ema.beta is 1; it must be above 0 and below 1");
+	options.choice = PSGD_CHOICE_EMA;
+	ema.relaxed = 1.2;
+	refused("ema.relaxed is 1.2 and ema.critical is 1.2; relaxed must be above 0 and below "
+		"critical");
+	options.choice = PSGD_CHOICE_EMA;
+	ema.critical = (double)INFINITY;
+	refused("ema.relaxed is 0.95 and ema.critical is inf; relaxed must be above 0 and below "
+		"critical");
+	options.choice = PSGD_CHOICE_EMA;
+	options.min_rank = 5;
+	options.max_rank = 7;
+	refused("no candidate is between min_rank and max_rank");
+	options.choice = PSGD_CHOICE_EMA;
+	options.min_rank = 5;
+	options.max_rank = 7;
+	ema.base_rank = 6;
+	accepted();
+	options.choice = PSGD_CHOICE_EMA;
+	options.ema = NULL;
+	accepted();
+}
+END_TEST
+
+START_TEST(by_layers)
+{
+	reset();
+	options.choice = PSGD_CHOICE_ACCORDION;
+	accordion.threshold = -1;
+	refused("accordion.threshold is -1; it must be finite and above 0");
+	options.choice = PSGD_CHOICE_ACCORDION;
+	accordion.in_steps = 1;
+	refused("accordion.stride is 0; windows in steps have no default");
+	options.choice = PSGD_CHOICE_ACCORDION;
+	options.accordion = NULL;
+	accepted();
+	options.choice = PSGD_CHOICE_LGRECO;
+	lgreco.sample_steps = 101;
+	refused("lgreco.sample_steps is 101, above lgreco.adjust_steps, which is 100");
+	options.choice = PSGD_CHOICE_LGRECO;
+	lgreco.alpha = -0.5;
+	refused("lgreco.alpha is -0.5; it must be finite and above 0");
+	options.choice = PSGD_CHOICE_LGRECO;
+	lgreco.low = 1.5;
+	refused("lgreco.low is 1.5 and lgreco.high is 2; low must be above 0 and at most 1, and "
+		"high from 1 to 1e6");
+	options.choice = PSGD_CHOICE_LGRECO;
+	lgreco.high = 0.5;
+	refused("lgreco.low is 0.5 and lgreco.high is 0.5; low must be above 0 and at most 1, "
+		"and high from 1 to 1e6");
+	options.choice = PSGD_CHOICE_LGRECO;
+	lgreco.adjust_steps = 3;
+	lgreco.high = 1e6;
+	options.max_rank = UINT32_MAX - 1;
+	accepted();
+	options.choice = PSGD_CHOICE_LGRECO;
+	options.lgreco = NULL;
+	accepted();
+}
+END_TEST
+
+START_TEST(entropies)
+{
+	reset();
+	options.choice = PSGD_CHOICE_ENTROPY;
+	entropy.sample_every = 1001;
+	refused("entropy.sample_every is 1001, above entropy.window_steps, which is 1000");
+	options.choice = PSGD_CHOICE_ENTROPY;
+	entropy.slew = 3;
+	entropy.round_to = 4;
+	refused("entropy.slew is 3, below entropy.round_to, which is 4");
+	options.choice = PSGD_CHOICE_ENTROPY;
+	entropy.slew = 1;
+	accepted();
+	options.choice = PSGD_CHOICE_ENTROPY;
+	entropy.round_to = 8;
+	accepted();
+	options.choice = PSGD_CHOICE_ENTROPY;
+	options.entropy = NULL;
+	accepted();
+}
+END_TEST
+
 START_TEST(caps)
 {
 	reset();
@@ -276,6 +376,9 @@ static Suite *suite(void)
 	tcase_add_test(t, schedule);
 	tcase_add_test(t, replay);
 	tcase_add_test(t, epochnorm_windows);
+	tcase_add_test(t, emas);
+	tcase_add_test(t, by_layers);
+	tcase_add_test(t, entropies);
 	tcase_add_test(t, caps);
 	tcase_add_test(t, nothing_given);
 	suite_add_tcase(s, t);
