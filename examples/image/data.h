@@ -1,4 +1,5 @@
-/* Data sets: all of a worker's images in memory as bytes. SPDX-License-Identifier: MIT */
+/* Data sets: images in memory as bytes, or a folder of photographs. */
+/* SPDX-License-Identifier: MIT */
 #ifndef IMAGE_DATA_H
 #define IMAGE_DATA_H
 
@@ -19,8 +20,12 @@ struct split {
 	size_t count;
 };
 
+struct folder;
+
 struct data {
 	struct split train, test;
+	struct folder
+		*folder; /* of photographs: splits have only their count; NULL: a set in memory */
 	struct image_shape shape;
 	/* value = byte * scale + shift has mean 0 and deviation 1 in each channel */
 	float scale[DATA_MAX_CHANNELS], shift[DATA_MAX_CHANNELS];
@@ -41,9 +46,12 @@ psgd_status data_image_shape(const struct psgd_config_dataset *config, struct im
 
 size_t image_values(const struct image_shape *shape); /* rows * cols * channels */
 
+/* n pixels' bytes as normalised values. */
+void data_normalise(const struct data *data, const uint8_t *bytes, size_t n, float *values);
+
 /*
- * Samples picked by `indices`, normalised, one after the other as rows x cols x channels.
- * changes: what is done to each; NULL: nothing.
+ * Of a set in memory: samples picked by `indices`, normalised, one after the other as rows x cols x
+ * channels. changes: what is done to each; NULL: nothing.
  */
 void data_gather(const struct data *data, const struct split *split, const uint32_t *indices,
 	const struct augment *changes, size_t n, float *images, uint16_t *labels);

@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -27,4 +29,45 @@ psgd_status file_open(const char *path, int *out, uint64_t *bytes, struct image_
 	*bytes = (uint64_t)about.st_size;
 	*out = file;
 	return PSGD_OK;
+}
+
+/* What was there is not kept. */
+static psgd_status make_room(
+	const char *path, size_t bytes, struct file_bytes *out, struct image_error *error)
+{
+	out->n = 0;
+	if (bytes <= out->room)
+		return PSGD_OK;
+	free(out->bytes);
+	out->bytes = malloc(bytes);
+	out->room = out->bytes ? bytes : 0;
+	return out->bytes ? PSGD_OK : image_fail(error, PSGD_ERR_NOMEM, "%s: out of memory", path);
+}
+
+psgd_status file_read(
+	const char *path, size_t most, struct file_bytes *out, struct image_error *error)
+{
+	psgd_status status;
+	uint64_t bytes;
+	ssize_t got = 1;
+	int file;
+
+	out->n = 0;
+	status = file_open(path, &file, &bytes, error);
+	if (status)
+		return status;
+	if (bytes > most)
+		status = image_fail(error, PSGD_ERR_CONFIG,
+			"%s: %" PRIu64 " bytes, expected at most %zu", path, bytes, most);
+	else
+		status = make_room(path, (size_t)bytes, out, error);
+	while (!status && got > 0 && out->n < bytes) {
+		got = read(file, out->bytes + out->n, (size_t)bytes - out->n);
+		if (got > 0)
+			out->n += (size_t)got;
+		if (got < 0)
+			status = image_fail(error, PSGD_ERR_IO, "%s: %s", path, strerror(errno));
+	}
+	(void)close(file);
+	return status;
 }

@@ -4,6 +4,7 @@
 
 #include "data.h"
 #include "sampler.h"
+#include "stream.h"
 
 struct loader {
 	struct data data;
@@ -12,6 +13,8 @@ struct loader {
 	bool crop_flip;		 /* training images */
 	struct augment *changes; /* of a training batch */
 	uint32_t *indices;	 /* of a batch */
+	struct stream *stream;	 /* of a folder; NULL: the set is in memory */
+	uint64_t skipped; /* bad images so far, in batches that were asked for; the caller's */
 	size_t test_begin, test_end;
 	size_t test_batch; /* samples in a test batch, but for the last */
 };
@@ -27,8 +30,9 @@ void loader_close(struct loader *loader);
 /*
  * Batch `iteration`, 0 .. loader->sampler.iterations - 1, of an epoch: batch_size images as rows x
  * cols x channels, normalised, and their labels. What a batch holds depends on its number alone,
- * so it may be asked for again, and in any order; the order of training is the quick one.
- * Errors: NOMEM.
+ * so it may be asked for again, and in any order; the order of training, with the test split after
+ * each epoch, is the quick one: photographs are decoded ahead of it.
+ * Errors of photographs: CONFIG (a bad image, unless skip_bad), IO, UNSUPPORTED, NOMEM.
  */
 psgd_status loader_train(struct loader *loader, uint64_t epoch, size_t iteration, float *images,
 	uint16_t *labels, struct image_error *error);
@@ -38,8 +42,13 @@ psgd_status loader_train(struct loader *loader, uint64_t epoch, size_t iteration
  * is no such batch.
  */
 size_t loader_test_size(const struct loader *loader, size_t i);
+
+/* Good images come first, *n_good of them; what follows them is of no meaning. */
 psgd_status loader_test(struct loader *loader, size_t i, float *images, uint16_t *labels,
-	struct image_error *error);
+	size_t *n_good, struct image_error *error);
+
+/* As stream_bad. */
+bool loader_bad(struct loader *loader, struct image_error *line);
 
 /* Samples of the largest batch, of training or test. */
 size_t loader_largest(const struct loader *loader);

@@ -12,20 +12,27 @@
 #include <unistd.h>
 
 #include "cifar.h"
+#include "decode.h"
 #include "file.h"
-#include "pack_decode.h"
-#include "pack_tree.h"
+#include "tree.h"
 
 #define META_FILE "batches.meta.txt"
 
+static const struct tree_rules rules = {
+	.test = {"test"},
+	.most_classes = 256, /* a label is a byte */
+	.help = "expected FOLDER/train/CLASS/IMAGE and FOLDER/test/CLASS/IMAGE",
+};
+
 /* What an image of 32 x 32 pixels may come in, with all its metadata. */
-#define MAX_FILE_BYTES ((uint64_t)16 << 20)
+#define MAX_FILE_BYTES ((size_t)16 << 20)
 
 struct packer {
-	struct pack_tree tree;
+	struct tree tree;
 	char source[PATH_MAX];
 	char target[PATH_MAX], folder[PATH_MAX]; /* in the end, and until then */
-	uint8_t *bytes;				 /* of the file that is read */
+	struct file_bytes file;			 /* that is read */
+	struct decoder decoder;
 	pack_progress progress;
 	void *user;
 	size_t done;
@@ -72,50 +79,37 @@ static psgd_status batch_close(struct packer *packer, struct batch *batch, psgd_
 	return status;
 }
 
-static psgd_status read_image(struct packer *packer, const char *path, struct encoded *out)
+static psgd_status read_image(
+	struct packer *packer, const char *path, uint8_t *pixels, struct image_error *error)
 {
-	psgd_status status;
-	uint64_t bytes;
-	ssize_t got = 1;
-	int file;
+	struct encoded image = {.path = path};
+	size_t cols, rows;
+	psgd_status status = file_read(path, MAX_FILE_BYTES, &packer->file, error);
 
-	*out = (struct encoded){.path = path, .bytes = packer->bytes};
-	status = file_open(path, &file, &bytes, packer->error);
-	if (status)
-		return status;
-	if (bytes > MAX_FILE_BYTES) {
-		status = image_fail(packer->error, PSGD_ERR_CONFIG,
-			"%s: too large for an image of %d x %d pixels", path, CIFAR_SIDE,
-			CIFAR_SIDE);
-		got = 0;
-	}
-	while (got > 0 && out->n < bytes) {
-		got = read(file, packer->bytes + out->n, (size_t)bytes - out->n);
-		if (got > 0)
-			out->n += (size_t)got;
-	}
-	if (got < 0)
-		status = image_fail(packer->error, PSGD_ERR_IO, "%s: %s", path, strerror(errno));
-	(void)close(file);
-	return status;
+	image.bytes = packer->file.bytes;
+	image.n = packer->file.n;
+	if (!status)
+		status = decode_size(&packer->decoder, &image, &cols, &rows, error);
+	if (!status && (cols != CIFAR_SIDE || rows != CIFAR_SIDE))
+		status =
+			image_fail(error, PSGD_ERR_CONFIG, "%s: %zu x %zu pixels, expected %d x %d",
+				path, cols, rows, CIFAR_SIDE, CIFAR_SIDE);
+	return status ? status : decode_pixels(&packer->decoder, &image, 1, pixels, error);
 }
 
 /* Pixels become planes. */
 static psgd_status pack_image(struct packer *packer, struct batch *batch,
-	const struct pack_split *split, const struct pack_entry *entry)
+	const struct tree_split *split, const struct tree_entry *entry)
 {
 	uint8_t pixels[CIFAR_BYTES], record[1 + CIFAR_BYTES];
-	struct encoded image;
 	char path[PATH_MAX];
-	psgd_status status = pack_tree_path(&packer->tree, split, entry, path, packer->error);
+	psgd_status status = tree_path(&packer->tree, split, entry, path, packer->error);
 
 	if (!status)
-		status = read_image(packer, path, &image);
-	if (!status)
-		status = pack_decode(&image, CIFAR_SIDE, pixels, packer->error);
+		status = read_image(packer, path, pixels, packer->error);
 	if (status)
 		return status;
-	record[0] = entry->class;
+	record[0] = (uint8_t)entry->class;
 	for (size_t i = 0; i < CIFAR_PIXELS; i++)
 		for (size_t c = 0; c < CIFAR_CHANNELS; c++)
 			record[1 + c * CIFAR_PIXELS + i] = pixels[i * CIFAR_CHANNELS + c];
@@ -123,7 +117,7 @@ static psgd_status pack_image(struct packer *packer, struct batch *batch,
 }
 
 static psgd_status pack_batch(struct packer *packer, const char *name,
-	const struct pack_split *split, size_t begin, size_t end)
+	const struct tree_split *split, size_t begin, size_t end)
 {
 	size_t total = packer->tree.train.n + packer->tree.test.n;
 	struct batch batch;
@@ -161,7 +155,7 @@ static psgd_status write_names(struct packer *packer)
 static psgd_status pack_all(struct packer *packer)
 {
 	const struct cifar_format *format = &cifar10_format;
-	const struct pack_split *train = &packer->tree.train, *test = &packer->tree.test;
+	const struct tree_split *train = &packer->tree.train, *test = &packer->tree.test;
 	psgd_status status = PSGD_OK;
 
 	for (size_t i = 0; !status && i < CIFAR_MAX_FILES; i++)
@@ -249,7 +243,7 @@ static psgd_status pack(struct packer *packer, const char *from, const char *to)
 	if (!status)
 		status = check_target(packer);
 	if (!status)
-		status = pack_tree_read(&packer->tree, packer->source, packer->error);
+		status = tree_read(&packer->tree, packer->source, &rules, packer->error);
 	if (!status && packer->tree.train.n < CIFAR_MAX_FILES)
 		status = image_fail(packer->error, PSGD_ERR_CONFIG,
 			"%s: %zu training images, expected at least %d, one for each batch",
@@ -276,13 +270,11 @@ psgd_status pack_images(const char *from, const char *to, pack_progress progress
 	struct packer packer = {.progress = progress, .user = user, .error = error};
 	psgd_status status;
 
-	packer.bytes = malloc(MAX_FILE_BYTES);
-	if (!packer.bytes)
-		return image_fail(error, PSGD_ERR_NOMEM, "out of memory");
 	status = pack(&packer, from, to);
 	*out = (struct pack_summary){
 		packer.tree.train.n, packer.tree.test.n, packer.tree.n_classes, packer.written};
-	pack_tree_free(&packer.tree);
-	free(packer.bytes);
+	tree_free(&packer.tree);
+	free(packer.file.bytes);
+	decoder_finish(&packer.decoder);
 	return status;
 }

@@ -6,7 +6,13 @@
 #include <stdint.h>
 
 /* What a stream of numbers is for; streams of one seed are independent. */
-enum rng_stream { RNG_PARAMETERS = 1, RNG_SHUFFLE = 2, RNG_SYNTHETIC = 3, RNG_AUGMENT = 4 };
+enum rng_stream {
+	RNG_PARAMETERS = 1,
+	RNG_SHUFFLE = 2,
+	RNG_SYNTHETIC = 3,
+	RNG_AUGMENT = 4,
+	RNG_CROP = 5
+};
 
 /* Key of the stream for `item`: a tensor, an epoch, a class. */
 uint64_t rng_key(uint64_t seed, enum rng_stream stream, uint64_t item);

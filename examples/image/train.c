@@ -133,6 +133,29 @@ static psgd_status record(
 	return PSGD_OK;
 }
 
+/* Images that were left out, as soon as they are known. */
+static void show_bad(struct trainer *t)
+{
+	struct image_error line;
+
+	while (loader_bad(&t->loader, &line))
+		fprintf(stderr, "psgd-train-image: warning: left out: %s\n", line.text);
+}
+
+static psgd_status record_skipped(struct trainer *t, uint64_t skipped)
+{
+	char text[128];
+	psgd_status status;
+
+	if (skipped == 0)
+		return PSGD_OK;
+	(void)snprintf(text, sizeof(text),
+		"%" PRIu64 " times an image that cannot be decoded was left out", skipped);
+	(void)puts(text);
+	status = psgd_run_event(t->run, "skip_bad", t->iteration, text);
+	return status ? trainer_fail(t, status, "record of images left out") : PSGD_OK;
+}
+
 /* The step that begins with the epoch's batch t->batch. */
 static psgd_status train_step(struct trainer *t, double rate)
 {
@@ -150,6 +173,7 @@ static psgd_status train_step(struct trainer *t, double rate)
 	if (status)
 		return trainer_fail(t, status, "change of the network");
 	status = step_run(t, &step, &loss, &report);
+	show_bad(t);
 	if (!status)
 		status = record(t, rate, &loss, &report);
 	t->iteration++;
@@ -164,6 +188,7 @@ static psgd_status end_epoch(struct trainer *t, double rate)
 	struct evaluation seen;
 	psgd_status status = evaluate(t, &seen);
 
+	show_bad(t);
 	if (status || t->launch->worker > 0)
 		return status;
 	row.epoch = t->epoch;
@@ -175,6 +200,8 @@ static psgd_status end_epoch(struct trainer *t, double rate)
 	row.grad_accum_norm = t->sums.grad_sum_norm;
 	row.num_data_processed = t->samples;
 	status = psgd_run_epoch(t->run, &row);
+	if (!status)
+		status = record_skipped(t, seen.skipped);
 	if (status)
 		return trainer_fail(t, status, "record of an epoch");
 	printf("epoch %" PRIu64 ", iteration %" PRIu64 " of %" PRIu64

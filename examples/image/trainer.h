@@ -49,7 +49,8 @@ struct trainer {
 /* What the workers know together after an epoch. */
 struct evaluation {
 	double train_loss;
-	double accuracy; /* percent of the test split */
+	double accuracy;  /* percent of the test split */
+	uint64_t skipped; /* bad images since the last evaluation */
 };
 
 /*

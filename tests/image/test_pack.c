@@ -197,10 +197,10 @@ static const struct {
 	{PNG_HEADER, "%s/in/train/cow/c.png: damaged PNG image: "},
 	{JPEG_HEADER, "%s/in/train/cow/c.png: damaged JPEG image: "},
 	{TEXT, "%s/in/train/cow/c.png: neither JPEG nor PNG"},
-	{NOTHING, "%s/in/train/cow/c.png: neither JPEG nor PNG"},
+	{NOTHING, "%s/in/train/cow/c.png: neither JPEG nor PNG, the file is empty"},
 	{FOLDER_AS_IMAGE, "%s/in/train/cow/d.png: not a regular file"},
 	{PIPE_AS_IMAGE, "%s/in/train/cow/d.png: not a regular file"},
-	{LARGE, "%s/in/train/cow/c.png: too large for an image of 32 x 32 pixels"},
+	{LARGE, "%s/in/train/cow/c.png: 16777217 bytes, expected at most 16777216"},
 	{FILE_AS_CLASS,
 		"%s/in/train/list.txt: not a folder; images lie in the folder of their class"},
 	{EMPTY_CLASS, "%s/in/test/cow: holds no images"},
@@ -211,8 +211,8 @@ static const struct {
 	{TEST_FILE, "%s/in/test: not a folder; expected FOLDER/train/CLASS/IMAGE and "
 		    "FOLDER/test/CLASS/IMAGE"},
 	{FEW, "%s/in: 4 training images, expected at least 5, one for each batch"},
-	{ONE_CLASS, "%s/in/train: the number of classes is 1; labels are bytes: 2 to 256"},
-	{MANY_CLASSES, "%s/in/train: the number of classes is 257; labels are bytes: 2 to 256"},
+	{ONE_CLASS, "%s/in/train: the number of classes is 1, expected 2 to 256"},
+	{MANY_CLASSES, "%s/in/train: the number of classes is 257, expected 2 to 256"},
 	{LINE_BREAK, "%s/in/test: class 0 has a line break in its name"},
 };
 

@@ -1,5 +1,5 @@
-/* What --pack says in a build that lacks a decoder. */
-#include "examples/image/pack_decode.h"
+/* What a build that lacks a decoder says. */
+#include "examples/image/decode.h"
 #include "support/suite.h"
 
 static struct image_error error;
@@ -7,9 +7,11 @@ static struct image_error error;
 START_TEST(test_jpeg_missing)
 {
 	const uint8_t bytes[] = {0xff, 0xd8, 0xff, 0xe0};
+	struct decoder decoder = {0};
+	size_t cols, rows;
 	const struct encoded image = {"a/b.jpg", bytes, sizeof(bytes)};
 
-	ck_assert_int_eq(pack_decode(&image, 32, NULL, &error), PSGD_ERR_UNSUPPORTED);
+	ck_assert_int_eq(decode_size(&decoder, &image, &cols, &rows, &error), PSGD_ERR_UNSUPPORTED);
 	ck_assert_str_eq(error.text, "a/b.jpg: a JPEG image, but this program was built without "
 				     "libturbojpeg (libturbojpeg0-dev)");
 }
@@ -18,9 +20,11 @@ END_TEST
 START_TEST(test_png_missing)
 {
 	const uint8_t bytes[] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
+	struct decoder decoder = {0};
+	size_t cols, rows;
 	const struct encoded image = {"a/b.png", bytes, sizeof(bytes)};
 
-	ck_assert_int_eq(pack_decode(&image, 32, NULL, &error), PSGD_ERR_UNSUPPORTED);
+	ck_assert_int_eq(decode_size(&decoder, &image, &cols, &rows, &error), PSGD_ERR_UNSUPPORTED);
 	ck_assert_str_eq(error.text, "a/b.png: a PNG image, but this program was built without "
 				     "libpng (libpng-dev)");
 }
