@@ -24,6 +24,7 @@ enum cli_exit {
 #define CLI_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 int cli_run(int argc, char **argv);
+int cli_batch(int argc, char **argv);
 int cli_validate(int argc, char **argv);
 int cli_info(int argc, char **argv);
 int cli_bench(int argc, char **argv);

@@ -30,6 +30,12 @@ static bool is_removed(const char *entry)
 	return false;
 }
 
+void cli_forget_identity(void)
+{
+	for (size_t i = 0; i < CLI_COUNT(removed); i++)
+		unsetenv(removed[i]);
+}
+
 void cli_worker_config_path(const struct cli_job *job, size_t i, char *out, size_t bytes)
 {
 	snprintf(out, bytes, "%s/resolved.worker%u.yaml", job->run_dir, job->workers[i].worker);

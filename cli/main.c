@@ -13,6 +13,7 @@ static const struct command {
 	int (*main)(int argc, char **argv);
 } commands[] = {
 	{"run", cli_run},
+	{"batch", cli_batch},
 	{"validate", cli_validate},
 	{"info", cli_info},
 	{"bench", cli_bench},
@@ -22,6 +23,7 @@ static const char doc[] =
 	"Compresses the gradients of distributed training, and runs experiments with it.\v"
 	"Commands:\n"
 	"  run CONFIG      train: start and supervise this node's workers\n"
+	"  batch WHAT      run many experiments, one after the other\n"
 	"  validate FILE   check a configuration, show what each rank would send\n"
 	"  info            versions, processor, modules and data sets found\n"
 	"  bench WHAT      time compression, or all-reduces, on this machine\n\n"
@@ -47,7 +49,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	}
 	if (key == ARGP_KEY_NO_ARGS)
-		argp_error(state, "a command is missing: run, validate, info or bench");
+		argp_error(state, "a command is missing: run, batch, validate, info or bench");
 	return ARGP_ERR_UNKNOWN;
 }
 
@@ -62,7 +64,8 @@ static int unknown_command(const char *name)
 	if (closest)
 		cli_complain("unknown command '%s'; did you mean '%s'?", name, closest);
 	else
-		cli_complain("unknown command '%s'; there are run, validate, info and bench", name);
+		cli_complain("unknown command '%s'; there are run, batch, validate, info and bench",
+			name);
 	return CLI_USAGE;
 }
 

@@ -22,6 +22,9 @@ struct cli_job {
 
 /* ---- environment.c ---- */
 
+/* Takes what a launcher or an outer run said from the environment of this process. */
+void cli_forget_identity(void);
+
 /* The variables that a worker gets beside the inherited ones. progress_fd -1: none. */
 void cli_worker_settings(
 	const struct cli_job *job, size_t i, int progress_fd, struct cli_strings *out);

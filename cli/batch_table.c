@@ -1,0 +1,151 @@
+/* What the folders of a campaign hold, as tables. SPDX-License-Identifier: MIT */
+#include <glob.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <psgd/experiment/run.h>
+
+#include "batch.h"
+
+void batch_item_dir(const struct batch_item *item, const char *date, char *out, size_t bytes)
+{
+	if (item->save_dir)
+		snprintf(out, bytes, "%s", item->save_dir);
+	else
+		snprintf(out, bytes, "results/%s/%s", date, item->name);
+}
+
+/* The last date of results/<date>/<name>; names of folders that are no date do not count. */
+static void look_for(const struct batch_item *item, char out[16])
+{
+	char pattern[PATH_MAX];
+	glob_t found = {0};
+
+	if (item->save_dir)
+		return;
+	batch_item_dir(item, "[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]", pattern, sizeof(pattern));
+	if (glob(pattern, 0, NULL, &found) == 0) {
+		const char *last = found.gl_pathv[found.gl_pathc - 1] + strlen("results/");
+
+		if (strncmp(last, out, 8) > 0)
+			snprintf(out, 16, "%.8s", last);
+	}
+	globfree(&found);
+}
+
+void batch_date(const struct batch_list *list, bool look, char out[16])
+{
+	time_t now = time(NULL);
+	struct tm local;
+
+	out[0] = '\0';
+	for (size_t i = 0; look && i < list->n; i++)
+		look_for(&list->items[i], out);
+	if (!out[0] && localtime_r(&now, &local))
+		strftime(out, 16, "%Y%m%d", &local);
+}
+
+void batch_item_state(const struct batch_item *item, const char *date, char *out, size_t bytes)
+{
+	char dir[PATH_MAX], state[32] = "";
+
+	batch_item_dir(item, date, dir, sizeof(dir));
+	if (psgd_run_state(dir, state, sizeof(state)) != PSGD_OK)
+		snprintf(state, sizeof(state), "unreadable");
+	if (!state[0])
+		snprintf(state, sizeof(state), "new");
+	/* the records of a run that was cut off say the same as those of one that runs */
+	if (strcmp(state, "running") == 0)
+		snprintf(state, sizeof(state), "begun");
+	snprintf(out, bytes, "%s", state);
+}
+
+static int name_width(const struct batch_list *list)
+{
+	size_t width = strlen("name");
+
+	for (size_t i = 0; i < list->n; i++) {
+		if (strlen(list->items[i].name) > width)
+			width = strlen(list->items[i].name);
+	}
+	return width < 200 ? (int)width : 200;
+}
+
+void batch_print_list(const struct batch_list *list, const char *date, uint32_t base)
+{
+	int width = name_width(list);
+
+	printf("%5s  %-*s  %5s  %s\n", "index", width, "name", "port", "state");
+	for (size_t i = 0; i < list->n; i++) {
+		char state[32], port[16] = "free";
+
+		batch_item_state(&list->items[i], date, state, sizeof(state));
+		if (base)
+			snprintf(port, sizeof(port), "%zu", base + i);
+		printf("%5zu  %-*s  %5s  %s\n", i, width, list->items[i].name, port, state);
+	}
+}
+
+static void number_text(
+	const json_t *status, const char *key, const char *format, char *out, size_t bytes)
+{
+	const json_t *value = json_object_get(status, key);
+
+	snprintf(out, bytes, "-");
+	if (json_is_number(value))
+		snprintf(out, bytes, format, json_number_value(value));
+}
+
+static void print_numbers(FILE *out, const struct batch_item *item, const char *date)
+{
+	char path[PATH_MAX + 16], dir[PATH_MAX], accuracy[32], seconds[32], speed[32] = "-";
+	json_t *status = NULL;
+	double time;
+
+	batch_item_dir(item, date, dir, sizeof(dir));
+	snprintf(path, sizeof(path), "%s/status.json", dir);
+	if (item->code >= 0 || item->skipped)
+		status = json_load_file(path, 0, NULL);
+	number_text(status, "test_accuracy", "%.2f", accuracy, sizeof(accuracy));
+	number_text(status, "seconds", "%.1f", seconds, sizeof(seconds));
+	time = json_number_value(json_object_get(status, "seconds"));
+	if (time > 0 && json_is_integer(json_object_get(status, "iteration")))
+		snprintf(speed, sizeof(speed), "%.2f",
+			((double)json_integer_value(json_object_get(status, "iteration")) + 1) /
+				time);
+	fprintf(out, "  %9s  %9s  %12s\n", accuracy, seconds, speed);
+	json_decref(status);
+}
+
+char *batch_results(const struct batch_list *list, const char *date)
+{
+	int width = name_width(list);
+	char *text = NULL;
+	size_t bytes = 0;
+	FILE *out = open_memstream(&text, &bytes);
+
+	if (!out)
+		return NULL;
+	fprintf(out, "%5s  %-*s  %-10s  %9s  %9s  %12s\n", "index", width, "name", "state",
+		"accuracy", "seconds", "iterations/s");
+	for (size_t i = 0; i < list->n; i++) {
+		const struct batch_item *item = &list->items[i];
+		char state[32] = "not run";
+
+		if (item->skipped)
+			snprintf(state, sizeof(state), "skipped");
+		else if (item->code == CLI_OK)
+			snprintf(state, sizeof(state), "finished");
+		else if (item->code > 0)
+			snprintf(state, sizeof(state), "failed (%d)", item->code);
+		fprintf(out, "%5zu  %-*s  %-10s", i, width, item->name, state);
+		print_numbers(out, item, date);
+	}
+	if (fclose(out) != 0) {
+		free(text);
+		return NULL;
+	}
+	return text;
+}
