@@ -292,7 +292,7 @@ void psgd__decision_ranks(psgd_session *s, struct psgd_decision *decision)
 {
 	uint32_t *ranks = s->decision_ranks[s->decision_turn];
 
-	s->decision_turn = !s->decision_turn;
+	s->decision_turn = (s->decision_turn + 1) % PSGD__DECISIONS;
 	memcpy(ranks, s->ranks, s->n_tensors * sizeof(*ranks));
 	decision->ranks = ranks;
 	decision->n_ranks = s->n_tensors;

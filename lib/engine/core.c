@@ -282,11 +282,14 @@ static psgd_status copy_tensors(psgd_session *s, const struct psgd_tensor *tenso
 	s->submitted_in = psgd__calloc(n, sizeof(*s->submitted_in));
 	s->ranks = psgd__calloc(n, sizeof(*s->ranks));
 	s->grad_sum_at = psgd__calloc(n, sizeof(*s->grad_sum_at));
-	s->decision_ranks[0] = psgd__calloc(n, sizeof(uint32_t));
-	s->decision_ranks[1] = psgd__calloc(n, sizeof(uint32_t));
 	if (!s->tensors || !s->counts || !s->shapes || !s->submitted_in || !s->ranks ||
-		!s->grad_sum_at || !s->decision_ranks[0] || !s->decision_ranks[1])
+		!s->grad_sum_at)
 		return PSGD_ERR_NOMEM;
+	for (int i = 0; i < PSGD__DECISIONS; i++) {
+		s->decision_ranks[i] = psgd__calloc(n, sizeof(uint32_t));
+		if (!s->decision_ranks[i])
+			return PSGD_ERR_NOMEM;
+	}
 	s->n_tensors = n;
 	for (size_t i = 0; i < n; i++) {
 		s->tensors[i] = tensors[i];
@@ -409,8 +412,8 @@ void psgd__session_teardown(psgd_session *s)
 	for (size_t i = 0; s->tensors && i < s->n_tensors; i++)
 		free((char *)s->tensors[i].name);
 	free(s->grad_sum_at);
-	free(s->decision_ranks[0]);
-	free(s->decision_ranks[1]);
+	for (int i = 0; i < PSGD__DECISIONS; i++)
+		free(s->decision_ranks[i]);
 	free(s->ranks);
 	free(s->submitted_in);
 	free(s->shapes);

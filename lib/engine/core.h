@@ -20,6 +20,8 @@
 
 /* Steps of a trial as compressors see them: no start phase reaches so far. */
 #define PSGD__TRIAL_STEP (UINT64_C(1) << 63)
+/* One that is told, the one before, and one that is being made: what a report tells stays. */
+#define PSGD__DECISIONS 3
 #define PSGD__REGIME_BYTES 64 /* of the text of a decision that was loaded */
 
 enum psgd__kind { PSGD__BUCKET = 1, PSGD__CONTROL, PSGD__BROADCAST, PSGD__SUM, PSGD__SYNC };
@@ -156,10 +158,10 @@ struct psgd_session {
 	bool decided;		    /* guarded, as decision */
 	struct psgd_decision decision;
 	uint32_t decided_rank;
-	uint32_t *decision_ranks[2];	 /* the last two decisions' */
-	int decision_turn;		 /* which is the older; guarded */
-	char regime[PSGD__REGIME_BYTES]; /* of a decision that was loaded */
-	bool said_clamped;		 /* the log knows of a rank above a matrix */
+	uint32_t *decision_ranks[PSGD__DECISIONS]; /* of the last decisions */
+	int decision_turn;			   /* the oldest of them; guarded */
+	char regime[PSGD__REGIME_BYTES];	   /* of a decision that was loaded */
+	bool said_clamped;			   /* the log knows of a rank above a matrix */
 	struct {
 		bool on;
 		struct psgd__kept kept; /* the compressor's state */
@@ -249,7 +251,7 @@ void psgd__control_free(struct psgd__control *control);
 /* Ranks from now on, and what they are by the compressor. */
 psgd_status psgd__ranks_set(psgd_session *s, const uint32_t *ranks);
 
-/* Gives a decision the ranks in force, in memory that lasts for two decisions. Lock held. */
+/* Gives a decision the ranks in force, in memory of the oldest decision. Lock held. */
 void psgd__decision_ranks(psgd_session *s, struct psgd_decision *decision);
 
 /* observe.c */
