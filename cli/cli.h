@@ -112,11 +112,12 @@ int cli_config_file(const struct psgd_config *config, char *path, size_t bytes);
 struct cli_plan_options {
 	const char *trainer; /* shell words; NULL: the default one */
 	uint32_t n_workers;
+	double compute_ms; /* of a step; 0: not known */
 };
 
 /*
- * What each rank would send, as the trainer's tensors have it. On failure NULL, error says why,
- * and *code is the exit code; CLI_OK there means that there is no trainer to ask.
+ * What each rank would send, hold and take, as the trainer's tensors have it. On failure NULL,
+ * error says why, and *code is the exit code; CLI_OK there means that there is no trainer to ask.
  */
 json_t *cli_plan(const struct psgd_config *config, const struct cli_plan_options *options,
 	int *code, char *error, size_t error_bytes);

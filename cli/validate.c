@@ -8,17 +8,20 @@
 
 #include "cli.h"
 
-enum key { KEY_JSON = 256, KEY_TRAINER, KEY_WORLD_SIZE };
+enum key { KEY_JSON = 256, KEY_TRAINER, KEY_WORLD_SIZE, KEY_COMPUTE };
 
 static const struct argp_option options[] = {{"json", KEY_JSON, 0, 0, "Print JSON", 0},
 	{"trainer", KEY_TRAINER, "COMMAND", 0,
 		"Asks COMMAND --tensors FILE for the model's tensors (psgd-train-image)", 0},
+	{"compute-ms", KEY_COMPUTE, "X", 0,
+		"Compute time of a step, forward and backward: predicts steps on the link", 0},
 	{"world-size", KEY_WORLD_SIZE, "W", 0, "Number of workers to plan for (2)", 0}, {0}};
 
 static const char doc[] =
 	"Checks configurations strictly and shows, for every rank that they may use, the bytes of "
-	"an iteration, how many times smaller than the gradients they are, and the time on the "
-	"configured link.\v"
+	"an iteration, how many times smaller than the gradients they are, the memory that a "
+	"worker "
+	"needs for them, and the time on the configured link.\v"
 	"key=value changes a key of all files. Exit codes: 0 all are good, 2 one is not.";
 
 struct arguments {
@@ -31,6 +34,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *a = state->input;
 	int64_t value;
+	char *end;
 
 	switch (key) {
 	case KEY_JSON:
@@ -38,6 +42,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case KEY_TRAINER:
 		a->plan.trainer = arg;
+		return 0;
+	case KEY_COMPUTE:
+		a->plan.compute_ms = strtod(arg, &end);
+		if (end == arg || *end || !(a->plan.compute_ms > 0 && a->plan.compute_ms <= 1e9))
+			argp_error(state, "--compute-ms: '%s' is not a number above 0", arg);
 		return 0;
 	case KEY_WORLD_SIZE:
 		if (!cli_parse_number(arg, 1, 4096, &value))
@@ -86,9 +95,36 @@ static void print_link(const struct psgd_config *config, json_int_t workers)
 	putchar('\n');
 }
 
+static double real(const json_t *object, const char *key)
+{
+	return json_real_value(json_object_get(object, key));
+}
+
+/* Times and memory of a rank, as far as they are known. */
+static void print_row(const json_t *row, long long matrices, bool limited, bool predicted)
+{
+	char rank[32] = "dense", compressed[32], wire[32] = "-", memory[32];
+	json_int_t bytes = integer(row, "error_bytes") + integer(row, "q_bytes") +
+			   integer(row, "message_bytes");
+
+	if (integer(row, "rank") > 0)
+		snprintf(rank, sizeof(rank), "r=%lld", (long long)integer(row, "rank"));
+	snprintf(compressed, sizeof(compressed), "%lld/%lld",
+		(long long)integer(row, "compressed_matrices"), matrices);
+	if (limited)
+		snprintf(wire, sizeof(wire), "%.2f", real(row, "wire_ms"));
+	printf("  %-6s %10s %16lld %8.1fx %18s %10s", rank, compressed,
+		(long long)integer(row, "payload_bytes"), real(row, "ratio"), wire,
+		cli_bytes_text(memory, sizeof(memory), (double)bytes));
+	if (predicted)
+		printf(" %10.2f %7.1f %%", real(row, "step_ms"), 100 * real(row, "exposed_share"));
+	putchar('\n');
+}
+
 static void print_plan(const struct psgd_config *config, const json_t *plan)
 {
 	bool limited = json_is_true(json_object_get(plan, "link_limited"));
+	bool predicted = limited && json_is_real(json_object_get(plan, "compute_ms"));
 	long long matrices = integer(plan, "matrices");
 	const json_t *row;
 	size_t i;
@@ -98,23 +134,22 @@ static void print_plan(const struct psgd_config *config, const json_t *plan)
 		(long long)integer(plan, "tensors") - matrices,
 		(long long)integer(plan, "buckets"));
 	print_link(config, integer(plan, "workers"));
-	printf("  %-6s %10s %16s %9s %18s\n", "rank", "compressed", "bytes/iteration", "ratio",
-		"wire ms/iteration");
+	printf("  rank control: %s\n", json_string_value(json_object_get(plan, "rank_control")));
+	if (integer(plan, "dense_steps") > 0)
+		printf("  the first %lld steps are dense\n",
+			(long long)integer(plan, "dense_steps"));
+	if (integer(plan, "sync_bytes") > 0)
+		printf("  SyncBatchNorm: %lld bytes more in a step\n",
+			(long long)integer(plan, "sync_bytes"));
+	json_array_foreach(json_object_get(plan, "notices"), i, row)
+		printf("  note: %s\n", json_string_value(row));
+	printf("  %-6s %10s %16s %9s %18s %10s", "rank", "compressed", "bytes/iteration", "ratio",
+		"wire ms/iteration", "memory");
+	if (predicted)
+		printf(" %10s %9s", "step ms", "exposed");
+	putchar('\n');
 	json_array_foreach(json_object_get(plan, "ranks"), i, row)
-	{
-		char rank[32] = "dense", compressed[32], wire[32] = "-";
-
-		if (integer(row, "rank") > 0)
-			snprintf(rank, sizeof(rank), "r=%lld", (long long)integer(row, "rank"));
-		snprintf(compressed, sizeof(compressed), "%lld/%lld",
-			(long long)integer(row, "compressed_matrices"), matrices);
-		if (limited)
-			snprintf(wire, sizeof(wire), "%.2f",
-				json_real_value(json_object_get(row, "wire_ms")));
-		printf("  %-6s %10s %16lld %8.1fx %18s\n", rank, compressed,
-			(long long)integer(row, "payload_bytes"),
-			json_real_value(json_object_get(row, "ratio")), wire);
-	}
+		print_row(row, matrices, limited, predicted);
 }
 
 /* One file. Its lines, or its entry in results. */

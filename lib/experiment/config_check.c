@@ -113,6 +113,9 @@ static psgd_status check_network(struct psgd__doc *doc, const struct psgd_config
 		return REFUSE(doc, "network_limits.jitter_ms",
 			"%.15g is above network_limits.latency_ms, which is %.15g", net->jitter_ms,
 			net->latency_ms);
+	if (net->loss_pct > 0 && (net->loss_pct < 1e-4 || net->loss_pct > 99.9999))
+		return REFUSE(doc, "network_limits.loss_pct",
+			"expected 0 or a number from 0.0001 to 99.9999");
 	if (net->target_ip)
 		return REFUSE(doc, "network_limits.target_ip",
 			"acts with method tc only, which this version does not have: limits hold "

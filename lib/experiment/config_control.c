@@ -25,8 +25,9 @@ static size_t default_candidates(const struct psgd_config_compression *c, uint32
 	return n;
 }
 
-static size_t candidates(const struct psgd_config *config, bool calibrate, uint32_t *out)
+size_t psgd__config_candidates(const struct psgd_config *config, uint32_t *out)
 {
+	bool calibrate = psgd__config_cap(config) == PSGD_CAP_CALIBRATION;
 	const struct psgd_config_calibration *calibration = &config->compression.calibration;
 	const unsigned *list = config->rank_control.candidates;
 	size_t n = config->rank_control.candidates_count;
@@ -195,8 +196,7 @@ psgd_status psgd_config_controller(const struct psgd_config *config, struct psgd
 	options.fixed_rank = psgd__config_fixed_rank(config);
 	options.default_rank = config->compression.rank_schedule.default_rank;
 	options.candidates = parts.candidates;
-	options.n_candidates =
-		candidates(config, options.cap == PSGD_CAP_CALIBRATION, parts.candidates);
+	options.n_candidates = psgd__config_candidates(config, parts.candidates);
 	set_choices(config, &parts);
 	set_caps(config, &parts);
 	options.epochnorm = &parts.epochnorm;

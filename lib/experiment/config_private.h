@@ -47,6 +47,8 @@ int psgd__config_add_text(yaml_document_t *tree, const char *text);
 enum psgd_cap_kind psgd__config_cap(const struct psgd_config *config);
 enum psgd_choice_kind psgd__config_choice(const struct psgd_config *config);
 unsigned psgd__config_fixed_rank(const struct psgd_config *config);
+/* Room for PSGD__MOST_CANDIDATES and dense; gives how many there are. */
+size_t psgd__config_candidates(const struct psgd_config *config, uint32_t *out);
 bool psgd__config_stages_choose(const struct psgd_config *config);
 
 /* The rank entries of a recorded run, for PSGD_CHOICE_REPLAY. *out is freed by free(). */

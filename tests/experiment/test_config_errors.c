@@ -325,6 +325,8 @@ static const struct refusal nets[] = {
 		"expected true, limits always end with the run"},
 	{"", "network_limits.loss_pct=100", "override 'network_limits.loss_pct=100': "
 		"expected a number of at least 0 and below 100, got '100'"},
+	{"", "network_limits.loss_pct=1e-5", "override 'network_limits.loss_pct=1e-5': "
+		"expected 0 or a number from 0.0001 to 99.9999"},
 	{"network_limits:\n  schedule: [{at_iteration: 3, egress_mbps: 4}]", NULL,
 		"t.yaml:9:13: network_limits.schedule: needs network_limits.enable: true"},
 	{"network_limits:\n  enable: true\n  schedule:\n    - {at_iteration: 3, egress_mbps: 4}\n"

@@ -466,6 +466,12 @@ START_TEST(links)
 	link = link_of("network_limits={enable: true, egress_mbps: 10, ingress_mbps: 0.001}", true);
 	ck_assert_uint_eq(link.egress_bps, 10000000);
 	ck_assert_uint_eq(link.ingress_bps, 1000);
+	link = link_of("network_limits={enable: true, loss_pct: 0.05}", true);
+	ck_assert_uint_eq(link.loss_ppm, 500);
+	link = link_of("network_limits={enable: true, schedule: [{at_iteration: 3, "
+		       "egress_mbps: 8}]}",
+		true);
+	ck_assert_uint_eq(link.egress_bps, 0);
 	link = link_of("network_limits={enable: true, latency_ms: 3}", true);
 	ck_assert_uint_eq(link.egress_bps, 0);
 	ck_assert_int_eq(link.delay_ns, 3000000);

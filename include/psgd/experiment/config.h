@@ -54,6 +54,9 @@ PSGD_API const char *psgd_config_source(const struct psgd_config *config);
  */
 PSGD_API const char *psgd_config_notices(const struct psgd_config *config);
 
+/* How the rank is chosen, in one line of words. Errors: INVALID, NOMEM. */
+PSGD_API psgd_status psgd_config_summary(const struct psgd_config *config, char *out, size_t bytes);
+
 PSGD_API void psgd_config_free(struct psgd_config **config); /* NULL is fine */
 
 /*
