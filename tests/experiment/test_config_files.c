@@ -39,10 +39,43 @@ START_TEST(shipped_files)
 
 	ck_assert_int_eq(glob(CONFIGS "/*.yaml", 0, NULL, &found), 0);
 	ck_assert_int_eq(glob(CONFIGS "/*/*.yaml", GLOB_APPEND, NULL, &found), 0);
-	ck_assert_uint_ge(found.gl_pathc, 11);
+	ck_assert_uint_ge(found.gl_pathc, 12);
 	for (size_t i = 0; i < found.gl_pathc; i++)
 		check_file(found.gl_pathv[i]);
 	globfree(&found);
+}
+END_TEST
+
+/* The older tool's keys: what they mean together, and what is said of those that do nothing. */
+START_TEST(older_keys_load)
+{
+	struct psgd_config *c = load_file(CONFIGS "/seed_all_keys.yaml", NULL);
+	char summary[300];
+
+	ck_assert_str_eq(c->name, "seed_all_keys");
+	ck_assert_uint_eq(c->model.num_classes, 100);
+	ck_assert_uint_eq(c->training.epochs, 300);
+	ck_assert(c->powerSGD.orthogonalization_epsilon == 1e-8);
+	ck_assert_uint_eq(c->compression.start_power_iterations, 10);
+	ck_assert_uint_eq(c->compression.calibration.ranks_count, 8);
+	ck_assert(!c->compression.calibration.use_fixed_rank_after_calibration);
+	ck_assert_ptr_null(c->compression.rank_schedule.ranges);
+	ck_assert_uint_eq(c->adaptive_training.stages_count, 2);
+	ck_assert_ptr_null(c->network_limits.target_ip);
+	ck_assert_int_eq(psgd_config_summary(c, summary, sizeof(summary)), PSGD_OK);
+	ck_assert_str_eq(summary,
+		"dense while the gradient changes by 50 % or more in 10 epochs, else r=1, at most "
+		"the largest of r=1, r=2, r=3, r=4, r=5, r=6, r=7, r=8 or dense that leaves at "
+		"most 50 % of a step exposed, measured once at step 0");
+	ck_assert_str_eq(psgd_config_notices(c),
+		"accordion.ema_beta: inactive, it acts with accordion.rule: ema\n"
+		"accordion.critical_factor: inactive, it acts with accordion.rule: ema\n"
+		"accordion.relaxed_factor: inactive, it acts with accordion.rule: ema\n"
+		"accordion.update_interval: inactive, it acts with accordion.rule: ema\n"
+		"adaptive_training.stages: inactive, adaptive_training.enable is false\n");
+	ck_assert_int_eq(psgd_config_summary(c, NULL, 0), PSGD_ERR_INVALID);
+	ck_assert_int_eq(psgd_config_summary(NULL, summary, 9), PSGD_ERR_INVALID);
+	psgd_config_free(&c);
 }
 END_TEST
 
@@ -192,6 +225,7 @@ static Suite *suite(void)
 	TCase *t = tcase_create("shipped");
 
 	tcase_add_test(t, shipped_files);
+	tcase_add_test(t, older_keys_load);
 	tcase_add_loop_test(t, families_are_fair, 0, 2);
 	tcase_add_test(t, readme_has_every_key);
 	suite_add_tcase(s, t);
