@@ -306,6 +306,16 @@ static void live_destroy(void *self)
 	free(live);
 }
 
+/* Times are nanoseconds that 64 bits hold; what else is no time. */
+static bool are_times(const double *times, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (!(fabs(times[i]) < 1e18))
+			return false;
+	}
+	return true;
+}
+
 static bool possible(const void *self, const void *data, size_t n)
 {
 	const struct cap_live *live = self;
@@ -313,7 +323,16 @@ static bool possible(const void *self, const void *data, size_t n)
 
 	(void)n;
 	return s->at < live->candidates.n && s->patience >= 1 && s->patience <= MAX_PATIENCE &&
+	       s->n_steps < SIZE_MAX / 2 && s->n_codec < SIZE_MAX / 2 &&
+	       are_times(s->compute, HISTORY) && are_times(&s->settled.encode, 2) &&
+	       are_times(&s->known[0].encode, 2 * PSGD__MAX_CANDIDATES) &&
 	       psgd__link_fit_possible(&s->fit);
+}
+
+static bool profiles_possible(const void *self, const void *data, size_t n)
+{
+	(void)self;
+	return are_times(data, n * (sizeof(struct bucket_profile) / sizeof(double)));
 }
 
 static size_t live_pieces(void *self, struct psgd__state_piece *pieces)
@@ -323,7 +342,7 @@ static size_t live_pieces(void *self, struct psgd__state_piece *pieces)
 	pieces[0] = (struct psgd__state_piece){
 		"control/live", &live->s, sizeof(live->s), NULL, possible};
 	pieces[1] = (struct psgd__state_piece){"control/live/buckets", &live->profile,
-		sizeof(*live->profile), &live->capacity[0], NULL};
+		sizeof(*live->profile), &live->capacity[0], profiles_possible};
 	return 2;
 }
 

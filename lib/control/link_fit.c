@@ -254,12 +254,32 @@ bool psgd__link_fit_add(
 	return true;
 }
 
+static bool are_positive(const double *values, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (!(values[i] > 0.0 && values[i] < 1e19))
+			return false;
+	}
+	return true;
+}
+
 bool psgd__link_fit_possible(const struct psgd__link_fit *fit)
 {
-	if (fit->n_steps > PSGD__FIT_STEPS)
+	if (fit->n_steps > PSGD__FIT_STEPS || !(fit->delay_ns >= 0.0 && fit->delay_ns < 1e18) ||
+		!(fit->ns_per_byte >= 0.0 && fit->ns_per_byte < 1e18))
 		return false;
 	for (size_t k = 0; k < fit->n_steps; k++) {
-		if (!fit->step[k].n || fit->step[k].n > PSGD__FIT_MESSAGES)
+		const struct psgd__fit_step *step = &fit->step[k];
+
+		if (!step->n || step->n > PSGD__FIT_MESSAGES ||
+			!are_positive(step->bytes, step->n) || !are_positive(step->ns, step->n))
+			return false;
+	}
+	for (size_t k = 0; k < PSGD__FIT_ANCHORS; k++) {
+		const struct psgd__fit_anchor *anchor = &fit->anchor[k];
+
+		if (anchor->seen &&
+			(!are_positive(&anchor->bytes, 1) || !are_positive(&anchor->ns, 1)))
 			return false;
 	}
 	return true;

@@ -1,4 +1,5 @@
 /* State of caps and choices as arrays of bytes. */
+#include "base/state.h"
 #include "control/control.h"
 
 #include <string.h>
@@ -21,16 +22,10 @@ psgd_status psgd__state_save(const struct psgd__state_owner *owners, size_t n_ow
 	for (size_t o = 0; o < n_owners; o++) {
 		size_t n = owners[o].pieces(owners[o].self, pieces);
 
-		for (size_t i = 0; i < n; i++) {
-			struct psgd_state_array array = PSGD_INIT(psgd_state_array);
-
-			array.name = pieces[i].name;
-			array.dtype = PSGD_U8;
-			array.n_dims = 2;
-			array.dims[0] = (int64_t)length(&pieces[i]);
-			array.dims[1] = (int64_t)pieces[i].bytes;
-			PSGD__TRY(writer->put(writer->user, &array, memory(&pieces[i])));
-		}
+		for (size_t i = 0; i < n; i++)
+			PSGD__TRY(psgd__state_put(writer, pieces[i].name, PSGD_U8,
+				(int64_t)length(&pieces[i]), (int64_t)pieces[i].bytes,
+				memory(&pieces[i])));
 	}
 	return PSGD_OK;
 }
