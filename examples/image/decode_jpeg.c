@@ -9,11 +9,13 @@
 /* Scans are limited: a small progressive file can ask for hours. */
 #define FLAGS (TJFLAG_ACCURATEDCT | TJFLAG_LIMITSCANS)
 
-static psgd_status refuse(
-	const struct encoded *image, const char *reason, struct image_error *error)
+/* What a failure left in the library's decoder would spoil the next image: it begins anew. */
+static psgd_status refuse(struct decoder *decoder, const struct encoded *image, const char *reason,
+	struct image_error *error)
 {
-	return image_fail(
-		error, PSGD_ERR_CONFIG, "%s: damaged JPEG image: %s", image->path, reason);
+	(void)image_fail(error, PSGD_ERR_CONFIG, "%s: damaged JPEG image: %s", image->path, reason);
+	decode_jpeg_finish(decoder);
+	return PSGD_ERR_CONFIG;
 }
 
 static psgd_status read_header(struct decoder *decoder, const struct encoded *image, int *cols,
@@ -28,9 +30,9 @@ static psgd_status read_header(struct decoder *decoder, const struct encoded *im
 		return image_fail(error, PSGD_ERR_NOMEM, "%s: out of memory", image->path);
 	if (tjDecompressHeader3(
 		    decoder->jpeg, image->bytes, image->n, cols, rows, &subsampling, colours) != 0)
-		return refuse(image, tjGetErrorStr2(decoder->jpeg), error);
+		return refuse(decoder, image, tjGetErrorStr2(decoder->jpeg), error);
 	if (*cols < 1 || *rows < 1) /* tables alone are no error to the library */
-		return refuse(image, "there is no image in it", error);
+		return refuse(decoder, image, "there is no image in it", error);
 	return PSGD_OK;
 }
 
@@ -64,7 +66,7 @@ static psgd_status decompress(struct decoder *decoder, const struct encoded *ima
 			    (int)rows, format, FLAGS | (strict ? TJFLAG_STOPONWARNING : 0)) == 0)
 			return PSGD_OK;
 		if (!is_harmless(decoder))
-			return refuse(image, tjGetErrorStr2(decoder->jpeg), error);
+			return refuse(decoder, image, tjGetErrorStr2(decoder->jpeg), error);
 	}
 	return PSGD_OK;
 }
