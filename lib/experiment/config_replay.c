@@ -55,6 +55,19 @@ static psgd_status take_rank(struct replay *replay, const json_t *event)
 	return PSGD_OK;
 }
 
+/* A run that went on from a checkpoint did those steps again. */
+static psgd_status take_resume(struct replay *replay, const json_t *event)
+{
+	const json_t *iteration = json_object_get(event, "iteration");
+
+	if (!json_is_integer(iteration) || json_integer_value(iteration) < 0)
+		return bad_line(replay, "a resume event needs \"iteration\", a whole number");
+	while (replay->n &&
+		replay->entries[replay->n - 1].step >= (uint64_t)json_integer_value(iteration))
+		replay->n--;
+	return PSGD_OK;
+}
+
 static psgd_status take_line(struct replay *replay, const char *text, size_t bytes)
 {
 	json_error_t problem;
@@ -74,6 +87,8 @@ static psgd_status take_line(struct replay *replay, const char *text, size_t byt
 		status = bad_line(replay, "expected an object with \"event\"");
 	else if (strcmp(name, "rank") == 0)
 		status = take_rank(replay, event);
+	else if (strcmp(name, "resume") == 0)
+		status = take_resume(replay, event);
 	json_decref(event);
 	return status;
 }

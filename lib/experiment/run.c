@@ -57,7 +57,7 @@ static psgd_status open_records(struct psgd_run *run, const struct psgd_run_opti
 	PSGD__TRY(psgd__folder_take(run, options));
 	PSGD__TRY(psgd__folder_fill(run, options));
 	run->statm_fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
-	return psgd__event_start(run, options);
+	return run->resumes ? psgd__event_resume(run) : psgd__event_start(run, options);
 }
 
 psgd_status psgd_run_open(const struct psgd_run_options *options, psgd_run **out)
@@ -77,6 +77,9 @@ psgd_status psgd_run_open(const struct psgd_run_options *options, psgd_run **out
 	if (!run)
 		return PSGD_ERR_NOMEM;
 	run->writes = own.worker == 0;
+	run->resumes = own.resume != 0;
+	run->resume_iteration = own.resume_iteration;
+	run->resume_epoch = own.resume_epoch;
 	run->n_workers = own.n_workers ? own.n_workers : 1;
 	run->n_epochs = own.config->training.epochs;
 	run->progress_fd = own.progress_fd > 0 ? own.progress_fd : -1;

@@ -90,6 +90,15 @@ psgd_status psgd__event_start(struct psgd_run *run, const struct psgd_run_option
 	return event_notices(run, psgd_config_notices(options->config));
 }
 
+/* What was recorded from this iteration on is superseded by what follows. */
+psgd_status psgd__event_resume(struct psgd_run *run)
+{
+	return append(run,
+		json_pack("{s:f, s:s, s:s, s:I, s:I}", "time", psgd__unix_time(), "event", "resume",
+			"version", psgd_version_string(), "iteration",
+			(json_int_t)run->resume_iteration, "epoch", (json_int_t)run->resume_epoch));
+}
+
 /* A rank in force from a step on. `decision` is NULL when nobody decided. */
 static psgd_status event_rank(struct psgd_run *run, uint64_t epoch, uint64_t step, uint32_t rank,
 	const struct psgd_decision *decision)

@@ -35,6 +35,9 @@ static psgd_status make_benchmark(struct psgd_run *run, int parent_fd)
 {
 	time_t now = time(NULL);
 
+	/* That of a run that goes on, unless somebody took it away. */
+	if (run->benchmark[0] && faccessat(parent_fd, run->benchmark, F_OK, 0) == 0)
+		return PSGD_OK;
 	for (int tries = 0; tries < 100; tries++, now++) {
 		struct tm local;
 
@@ -48,12 +51,21 @@ static psgd_status make_benchmark(struct psgd_run *run, int parent_fd)
 	return psgd__run_fail_write(run, run->benchmark);
 }
 
+/* A run that goes on keeps the rows whose number in field `index` is below `limit`. */
 static psgd_status open_csv(struct psgd_run *run, struct psgd__record *record, int dir_fd,
-	const char *name, const char *columns, size_t n)
+	const char *name, const char *columns, int index, uint64_t limit)
 {
-	if (psgd__record_open(record, dir_fd, name) || psgd__record_append(record, columns, n))
-		return psgd__run_fail_write(run, name);
-	return PSGD_OK;
+	psgd_status status =
+		run->resumes ? psgd__record_resume(record, dir_fd, name, columns, index, limit)
+			     : psgd__record_open(record, dir_fd, name);
+
+	if (!status && record->end == 0)
+		status = psgd__record_append(record, columns, strlen(columns));
+	if (status == PSGD_ERR_CONFIG)
+		return psgd__run_fail(run, status,
+			"%s: cannot go on with %s: its columns are another version's", run->dir,
+			name);
+	return status ? psgd__run_fail_write(run, name) : PSGD_OK;
 }
 
 static psgd_status fill_csv(struct psgd_run *run, int csv_fd)
@@ -61,10 +73,10 @@ static psgd_status fill_csv(struct psgd_run *run, int csv_fd)
 	char name[PSGD__FILE_NAME];
 
 	snprintf(name, sizeof(name), "powerSGD_%.*s.csv", PSGD__FILE_NAME - 16, run->benchmark);
-	PSGD__TRY(open_csv(run, &run->iterations, csv_fd, name, iteration_columns,
-		sizeof(iteration_columns) - 1));
-	return open_csv(run, &run->epochs, csv_fd, "epoch_accuracy.csv", epoch_columns,
-		sizeof(epoch_columns) - 1);
+	PSGD__TRY(open_csv(
+		run, &run->iterations, csv_fd, name, iteration_columns, 1, run->resume_iteration));
+	return open_csv(run, &run->epochs, csv_fd, "epoch_accuracy.csv", epoch_columns, 0,
+		run->resume_epoch);
 }
 
 static psgd_status fill_benchmark(struct psgd_run *run, int dir_fd, const char *resolved)
@@ -114,8 +126,8 @@ static psgd_status fill_accuracy(struct psgd_run *run)
 
 	if (fd < 0)
 		return psgd__run_fail_write(run, "accuracy");
-	status = open_csv(run, &run->accuracies, fd, run->accuracy, accuracy_columns,
-		sizeof(accuracy_columns) - 1);
+	status = open_csv(
+		run, &run->accuracies, fd, run->accuracy, accuracy_columns, 0, run->resume_epoch);
 	close(fd);
 	return status;
 }

@@ -73,13 +73,14 @@ static bool is_alive(const json_t *file)
 	return !began || !psgd__process_start(pid) || psgd__process_start(pid) == began;
 }
 
-static psgd_status refuse_running(struct psgd_run *run, const json_t *file, bool overwrite)
+static psgd_status refuse_running(
+	struct psgd_run *run, const json_t *file, const struct psgd_run_options *options)
 {
 	struct utsname own;
 	const char *host = json_string_value(json_object_get(file, "host"));
 
 	if (host && strcmp(host, psgd__host_name(&own)) != 0) {
-		if (overwrite)
+		if (options->overwrite || options->resume)
 			return PSGD_OK;
 		return psgd__run_fail(run, PSGD_ERR_STATE,
 			"%s holds a run that began on %s and may still run (use --overwrite if it "
@@ -92,15 +93,16 @@ static psgd_status refuse_running(struct psgd_run *run, const json_t *file, bool
 		(long long)json_integer_value(json_object_get(file, "pid")));
 }
 
-static psgd_status refuse_used(struct psgd_run *run, const json_t *file, bool overwrite)
+static psgd_status refuse_used(
+	struct psgd_run *run, const json_t *file, const struct psgd_run_options *options)
 {
 	const char *state = json_string_value(json_object_get(file, "state"));
 
-	if (strcmp(state, "finished") == 0 && !overwrite)
+	if (strcmp(state, "finished") == 0 && !options->overwrite && !options->resume)
 		return psgd__run_fail(run, PSGD_ERR_STATE,
 			"%s holds a finished run (use --overwrite or another save_dir)", run->dir);
 	if (strcmp(state, "running") == 0)
-		return refuse_running(run, file, overwrite);
+		return refuse_running(run, file, options);
 	return PSGD_OK;
 }
 
@@ -174,6 +176,15 @@ static psgd_status remove_records(
 	return PSGD_OK;
 }
 
+/* One benchmark folder holds the whole run. status.json must not lose its name either. */
+static void keep_benchmark(struct psgd_run *run, const json_t *old)
+{
+	const char *benchmark = json_string_value(json_object_get(old, "benchmark"));
+
+	if (is_own_name(benchmark, "benchmark_") && strlen(benchmark) < PSGD__FILE_NAME)
+		psgd__text(run->benchmark, sizeof(run->benchmark), "%s", benchmark);
+}
+
 static psgd_status check_results_csv(struct psgd_run *run, const struct psgd_config *config)
 {
 	const char *name = config->results_csv;
@@ -201,14 +212,20 @@ psgd_status psgd__folder_take(struct psgd_run *run, const struct psgd_run_option
 		return psgd__run_fail(run, PSGD_ERR_STATE,
 			"%s/status.json is no run's status (use --overwrite or another save_dir)",
 			run->dir);
-	status = old ? refuse_used(run, old, options->overwrite) : PSGD_OK;
+	status = old ? refuse_used(run, old, options) : PSGD_OK;
 	if (!status)
 		status = lock_events(run);
+	if (!status && run->resumes)
+		keep_benchmark(run, old);
 	/* From here the folder is not the old run's any more, whatever happens. */
 	if (!status)
 		status = psgd__status_write(run, "running", NULL, true);
 	run->taken = !status;
-	if (!status)
+	if (!status && run->resumes)
+		status = psgd__record_mend(&run->events)
+				 ? psgd__run_fail_write(run, run->events.name)
+				 : PSGD_OK;
+	else if (!status)
 		status = remove_records(run, old, options->config);
 	json_decref(old);
 	return status;

@@ -26,6 +26,14 @@ struct psgd__record {
 
 /* Creates or empties the file. IO with errno. */
 psgd_status psgd__record_open(struct psgd__record *record, int dir_fd, const char *name);
+/*
+ * Opens a CSV that there may be, with the lines whose number in field `index` is below `limit`; the
+ * others, and a last one without its end, are cut off. CONFIG: it begins with other columns.
+ */
+psgd_status psgd__record_resume(struct psgd__record *record, int dir_fd, const char *name,
+	const char *columns, int index, uint64_t limit);
+/* Cuts off a last line without its end, and appends after it from now on. */
+psgd_status psgd__record_mend(struct psgd__record *record);
 psgd_status psgd__record_append(struct psgd__record *record, const char *text, size_t n);
 void psgd__record_close(struct psgd__record *record);
 
@@ -69,6 +77,8 @@ struct psgd_run {
 	bool writes; /* worker 0 */
 	bool taken;  /* status.json is this run's */
 	bool ended;
+	bool resumes;
+	uint64_t resume_iteration, resume_epoch;
 	uint32_t n_workers;
 	uint64_t n_epochs;
 	int progress_fd; /* -1: none, or closed by its reader */
@@ -135,6 +145,12 @@ psgd_status psgd__folder_fill(struct psgd_run *run, const struct psgd_run_option
 /* Where benchmark_<time> folders are, created if need be; -1 with errno. */
 int psgd__open_benchmarks(const struct psgd_run *run, const struct psgd_config *config);
 
+/* --- state --- */
+
+/* What the records to come depend on, and the time that has passed. Rows are on the disk after. */
+psgd_status psgd__run_save(struct psgd_run *run, const struct psgd_state_writer *writer);
+psgd_status psgd__run_load(struct psgd_run *run, const struct psgd_state_reader *reader);
+
 /* --- manifest --- */
 
 psgd_status psgd__manifest_write(
@@ -146,6 +162,7 @@ psgd_status psgd__event_text(
 	struct psgd_run *run, const char *event, uint64_t iteration, const char *text);
 /* And what the configuration has that does nothing, an event each. */
 psgd_status psgd__event_start(struct psgd_run *run, const struct psgd_run_options *options);
+psgd_status psgd__event_resume(struct psgd_run *run);
 /* Rank, learning rate, stats and non-finite events of a step. */
 psgd_status psgd__event_step(struct psgd_run *run, const struct psgd_run_iteration *row,
 	const struct psgd_report *report);

@@ -70,6 +70,7 @@ static psgd_status read_settings(struct psgd_stack *stack)
 		.token_file = get_text("PSGD_TOKEN_FILE"),
 		.module_dir = get_text("PSGD_MODULE_PATH"),
 		.cpu = get_text("PSGD_CPU"),
+		.resume = get_text("PSGD_RESUME"),
 		.overwrite = overwrite && strcmp(overwrite, "0") != 0,
 	};
 	PSGD__TRY(get_number(

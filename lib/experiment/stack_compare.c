@@ -17,13 +17,29 @@ struct entries {
 	size_t n, capacity;
 };
 
-static const char *const free_keys[] = {"dataset.root", "threads", "communication.interface",
-	"name", "save_dir", "results_csv", "benchmark_save_dir", "rank_control.replay"};
+/* Keys that may differ; one that ends in a dot is a whole section. */
+static const char *const places[] = {"dataset.root", "threads", "communication.interface", "name",
+	"save_dir", "results_csv", "benchmark_save_dir", "rank_control.replay", NULL};
+/* What a run that goes on may have otherwise: where its files are, how long it goes, its network.
+ */
+static const char *const resumed[] = {"training.epochs", "training.max_iterations", "checkpoint.",
+	"communication.", "network_limits.", "model.weights", "dataset.loader_threads",
+	"dataset.prefetch_batches", "compression.calibration.save_dir",
+	"compression.calibration.csv_name", NULL};
+/* What does not make a finished run unfinished. */
+static const char *const finished[] = {"checkpoint.", "communication.", "network_limits.", NULL};
 
-static bool is_free(const char *key)
+/* Which keys are left out, and how a row reads. */
+struct rules {
+	const char *const *free_keys, *first_has, *own_has;
+};
+
+static bool is_in(const char *const *keys, const char *key)
 {
-	for (size_t i = 0; i < PSGD__COUNT(free_keys); i++) {
-		if (strcmp(key, free_keys[i]) == 0)
+	for (; keys && *keys; keys++) {
+		size_t n = strlen(*keys);
+
+		if ((*keys)[n - 1] == '.' ? strncmp(key, *keys, n) == 0 : strcmp(key, *keys) == 0)
 			return true;
 	}
 	return false;
@@ -162,16 +178,17 @@ static const char *find(const struct entries *all, const char *key)
 }
 
 static void print_row(
-	FILE *out, const char *key, const char *first, const char *own, uint32_t own_worker)
+	FILE *out, const struct rules *rules, const char *key, const char *first, const char *own)
 {
-	if (is_free(key) || (first && own && strcmp(first, own) == 0))
+	if (is_in(places, key) || is_in(rules->free_keys, key) ||
+		(first && own && strcmp(first, own) == 0))
 		return;
-	fprintf(out, "%s%s: worker 0 has %s, worker %u has %s", ftell(out) ? "\n" : "", key,
-		first ? first : "no such key", own_worker, own ? own : "no such key");
+	fprintf(out, "%s%s: %s %s, %s %s", ftell(out) ? "\n" : "", key, rules->first_has,
+		first ? first : "no such key", rules->own_has, own ? own : "no such key");
 }
 
-psgd_status psgd__compare_yaml(
-	const char *first, const char *own, uint32_t own_worker, char **table)
+static psgd_status compare(
+	const char *first, const char *own, const struct rules *rules, char **table)
 {
 	struct entries a = {0}, b = {0};
 	psgd_status status = read_entries(first, &a);
@@ -188,10 +205,10 @@ psgd_status psgd__compare_yaml(
 	if (!out)
 		goto out;
 	for (size_t i = 0; i < a.n; i++)
-		print_row(out, a.list[i].key, a.list[i].value, find(&b, a.list[i].key), own_worker);
+		print_row(out, rules, a.list[i].key, a.list[i].value, find(&b, a.list[i].key));
 	for (size_t i = 0; i < b.n; i++) {
 		if (!find(&a, b.list[i].key))
-			print_row(out, b.list[i].key, NULL, b.list[i].value, own_worker);
+			print_row(out, rules, b.list[i].key, NULL, b.list[i].value);
 	}
 	if (fclose(out) == 0 && *table)
 		status = PSGD_OK;
@@ -203,4 +220,28 @@ out:
 		*table = NULL;
 	}
 	return status;
+}
+
+psgd_status psgd__compare_yaml(
+	const char *first, const char *own, uint32_t own_worker, char **table)
+{
+	char own_has[40];
+	struct rules rules = {NULL, "worker 0 has", own_has};
+
+	snprintf(own_has, sizeof(own_has), "worker %u has", own_worker);
+	return compare(first, own, &rules, table);
+}
+
+psgd_status psgd__compare_resumed(const char *before, const char *now, char **table)
+{
+	static const struct rules rules = {resumed, "it has", "this run has"};
+
+	return compare(before, now, &rules, table);
+}
+
+psgd_status psgd__compare_finished(const char *before, const char *now, char **table)
+{
+	static const struct rules rules = {finished, "it has", "this run has"};
+
+	return compare(before, now, &rules, table);
 }

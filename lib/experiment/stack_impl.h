@@ -2,6 +2,8 @@
 #ifndef PSGD_EXPERIMENT_STACK_IMPL_H
 #define PSGD_EXPERIMENT_STACK_IMPL_H
 
+#include <limits.h>
+
 #include <psgd/experiment/stack.h>
 
 #include "base/base.h"
@@ -11,9 +13,18 @@
 /* The environment. Text that is not set, or empty, is NULL; it is valid while the stack opens. */
 struct psgd__stack_settings {
 	const char *config, *source, *command_line, *run_dir, *token_file, *module_dir, *cpu;
+	const char *resume;    /* NULL: begin anew */
 	double rdzv_timeout_s; /* 0: the default */
 	int32_t progress_fd;   /* -1: none */
 	bool overwrite;
+};
+
+/* Where the run goes on from, and what tells its checkpoints from those of other runs. */
+struct psgd__stack_resume {
+	bool resumes, done;
+	uint64_t wanted; /* iteration that PSGD_RESUME names; UINT64_MAX: the newest */
+	uint64_t iteration, epoch;
+	uint64_t run;
 };
 
 struct psgd_stack {
@@ -31,6 +42,8 @@ struct psgd_stack {
 	struct psgd_shaper shaper;
 	unsigned link_change; /* of network_limits.schedule that is in force, from 1; 0: none yet */
 	psgd_run *run;
+	char run_dir[PATH_MAX]; /* on this node */
+	struct psgd__stack_resume resume;
 	psgd_session *session;
 	char text[PSGD__REPORT_BYTES];
 };
@@ -59,5 +72,23 @@ void psgd__stack_tell_link(struct psgd_stack *stack);
  */
 psgd_status psgd__compare_yaml(
 	const char *first, const char *own, uint32_t own_worker, char **table);
+
+/*
+ * The same for a run and a checkpoint, or a finished run, of an earlier configuration: what may
+ * change when a run goes on is not compared. "key: it has A, this run has B".
+ */
+psgd_status psgd__compare_resumed(const char *before, const char *now, char **table);
+psgd_status psgd__compare_finished(const char *before, const char *now, char **table);
+
+/* A whole file as text, freed by free(); NULL when path is NULL or cannot be read. */
+char *psgd__read_text(const char *path);
+
+/* Every worker learns how each fared, so that all go on or all end with the same status. */
+psgd_status psgd__stack_agree(struct psgd_stack *stack, psgd_status own);
+
+/* Fills stack->resume by what PSGD_RESUME says and the workers hold. On all workers. */
+psgd_status psgd__stack_find_checkpoint(struct psgd_stack *stack);
+/* Removes this worker's checkpoints that are not of the run that begins. */
+void psgd__stack_drop_checkpoints(struct psgd_stack *stack);
 
 #endif

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <psgd/experiment/checkpoint.h>
+
 #include "experiment/stack_impl.h"
 
 /* What a worker tells the others about itself. */
@@ -28,8 +30,7 @@ static psgd_status load_config(struct psgd_stack *stack)
 	return psgd__stack_failed(stack, status == PSGD_ERR_IO ? PSGD_ERR_CONFIG : status);
 }
 
-/* The file as the user gave it; a configuration that `psgd run` resolved does not have it. */
-static char *read_source(const char *path)
+char *psgd__read_text(const char *path)
 {
 	FILE *file = path ? fopen(path, "re") : NULL;
 	char *text = NULL, chunk[4096];
@@ -93,8 +94,7 @@ static psgd_status judge(struct psgd_stack *stack, const struct report *all, uin
 	return status;
 }
 
-/* Every worker learns how each fared, so that all go on or all end with the same status. */
-static psgd_status agree(struct psgd_stack *stack, psgd_status own)
+psgd_status psgd__stack_agree(struct psgd_stack *stack, psgd_status own)
 {
 	struct psgd_oob oob = psgd_rendezvous_oob(stack->rendezvous);
 	struct report mine = {.status = own}, *all;
@@ -148,7 +148,7 @@ static psgd_status compare_configs(struct psgd_stack *stack)
 	copy = strndup(first, bytes);
 	status = copy ? compare_with(stack, copy, own)
 		      : psgd__stack_fail(stack, PSGD_ERR_NOMEM, "out of memory");
-	status = agree(stack, status);
+	status = psgd__stack_agree(stack, status);
 out:
 	free(copy);
 	free(shared);
@@ -229,21 +229,39 @@ static psgd_status open_network(struct psgd_stack *stack)
 	return psgd__stack_failed(stack, psgd_transport_gloo(&options, &stack->network));
 }
 
+/* What PSGD_RESUME names is the run folder, whatever the configuration says. */
+static psgd_status find_run_dir(struct psgd_stack *stack)
+{
+	const char *resume = stack->settings.resume, *dir = stack->settings.run_dir;
+	psgd_status status;
+
+	stack->resume.wanted = UINT64_MAX;
+	if (resume && strcmp(resume, "auto") != 0)
+		status = psgd_checkpoint_path(
+			resume, stack->run_dir, sizeof(stack->run_dir), &stack->resume.wanted);
+	else if (dir)
+		status = (size_t)snprintf(stack->run_dir, sizeof(stack->run_dir), "%s", dir) <
+					 sizeof(stack->run_dir)
+				 ? PSGD_OK
+				 : PSGD_ERR_INVALID;
+	else
+		status = psgd_run_dir(stack->config, stack->run_dir, sizeof(stack->run_dir));
+	return status ? psgd__stack_fail(stack, status, "run folder: its name is too long")
+		      : PSGD_OK;
+}
+
 static psgd_status open_run(struct psgd_stack *stack)
 {
 	struct psgd_run_options options = PSGD_INIT(psgd_run_options);
-	const char *dir = stack->settings.run_dir;
-	char transport[64], command_line[4096], own_dir[PATH_MAX], *source;
+	char transport[64], command_line[4096], *source;
 	psgd_status status;
 
-	if (!dir) {
-		PSGD__TRY(psgd__stack_failed(
-			stack, psgd_run_dir(stack->config, own_dir, sizeof(own_dir))));
-		dir = own_dir;
-	}
 	read_command_line(command_line, sizeof(command_line));
-	source = read_source(stack->settings.source);
-	options.dir = dir;
+	source = psgd__read_text(stack->settings.source);
+	options.dir = stack->run_dir;
+	options.resume = stack->resume.resumes;
+	options.resume_iteration = stack->resume.iteration;
+	options.resume_epoch = stack->resume.epoch;
 	options.config = stack->config;
 	options.source = source;
 	options.command_line =
@@ -271,12 +289,19 @@ psgd_status psgd__stack_open_all(struct psgd_stack *stack)
 	PSGD__TRY(load_config(stack));
 	PSGD__TRY(psgd__stack_failed(stack,
 		psgd_launch_resolve(NULL, &stack->launch, stack->text, sizeof(stack->text))));
+	PSGD__TRY(find_run_dir(stack));
 	PSGD__TRY(open_objects(stack));
 	PSGD__TRY(open_rendezvous(stack));
 	PSGD__TRY(compare_configs(stack));
+	PSGD__TRY(psgd__stack_find_checkpoint(stack));
+	if (stack->resume.done)
+		return PSGD_OK;
 	PSGD__TRY(open_network(stack));
 	status = psgd__stack_open_link(stack);
 	if (!status)
 		status = open_run(stack);
-	return agree(stack, status);
+	status = psgd__stack_agree(stack, status);
+	if (!status)
+		psgd__stack_drop_checkpoints(stack);
+	return status;
 }

@@ -88,5 +88,60 @@ PSGD_API psgd_status psgd_safetensors_note(
 PSGD_API psgd_status psgd_safetensors_write(
 	const psgd_safetensors_writer *writer, const char *path, char *error, size_t error_bytes);
 
+/*
+ * --- checkpoints of a run ---
+ *
+ * <run folder>/ckpt/iter_<iteration>/worker<w>.safetensors holds all that worker w needs to go on
+ * to the bit, and worker<w>.json, which is written last, its size and SHA-256: what has none, or
+ * another, is not used. Every worker writes its own on its own node; no shared disk is needed.
+ */
+
+struct psgd_checkpoint_position {
+	size_t size;
+	uint64_t iteration; /* steps that are done; also the number of the next */
+	uint64_t epoch;	    /* of the next step */
+};
+
+/* The trainer's part: puts or reads its own arrays. A failure ends the call that called it. */
+typedef psgd_status (*psgd_checkpoint_save_fn)(void *user, const struct psgd_state_writer *writer);
+typedef psgd_status (*psgd_checkpoint_load_fn)(void *user, const struct psgd_state_reader *reader);
+
+/*
+ * Writes a checkpoint: the trainer's arrays, the session's and the run folder's state. Between two
+ * steps, on all workers at the same position. When it returns all have theirs on the disk, and
+ * all but the last checkpoint.keep are removed. Errors, alike on all workers: IO, NOMEM, those of
+ * `save`, of psgd_session_save and of the rendezvous.
+ */
+PSGD_API psgd_status psgd_stack_save(psgd_stack *stack,
+	const struct psgd_checkpoint_position *position, psgd_checkpoint_save_fn save, void *user);
+
+/* Whether the run goes on from a checkpoint (PSGD_RESUME), and from where. */
+PSGD_API bool psgd_stack_resumes(
+	const psgd_stack *stack, struct psgd_checkpoint_position *position);
+
+/*
+ * Reads that checkpoint, once, after psgd_stack_session and before the first step, on all workers.
+ * Errors, alike on all workers: STATE (nothing to resume, no session), CONFIG (the arrays are not
+ * what the trainer or the session expects), those of `load`.
+ */
+PSGD_API psgd_status psgd_stack_load(psgd_stack *stack, psgd_checkpoint_load_fn load, void *user);
+
+/* True: PSGD_RESUME names a run that has finished. There is no psgd_stack_run, nothing to do. */
+PSGD_API bool psgd_stack_done(const psgd_stack *stack);
+
+/*
+ * Splits what --resume names: a run folder, its ckpt, or a checkpoint in it. *iteration is
+ * UINT64_MAX unless it is the last. Errors: INVALID (run_dir is too small).
+ */
+PSGD_API psgd_status psgd_checkpoint_path(
+	const char *path, char *run_dir, size_t bytes, uint64_t *iteration);
+
+/*
+ * The newest complete checkpoint of a worker in a run folder, read to its end. Errors, with text:
+ * INVALID (none), IO, NOMEM.
+ */
+PSGD_API psgd_status psgd_checkpoint_newest(const char *run_dir, uint32_t worker,
+	struct psgd_checkpoint_position *out, char *error, size_t error_bytes);
+
 PSGD_END
 #endif

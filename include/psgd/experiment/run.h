@@ -21,6 +21,10 @@ struct psgd_run_options {
 	int32_t progress_fd;	    /* JSON lines for the supervisor; 0 or less: none */
 	char *error;
 	size_t error_bytes;
+	/* Goes on with the folder's run: rows from this iteration and epoch on are cut off. */
+	uint64_t resume_iteration, resume_epoch;
+	uint32_t resume; /* 1: so */
+	uint32_t reserved;
 };
 
 /* One optimizer step. Also the source of the live progress. */

@@ -25,7 +25,8 @@ struct psgd_stack_options {
  * What a trainer started by `psgd run` calls first: reads the environment (PSGD_CONFIG,
  * PSGD_CONFIG_SOURCE: the user's file, kept as config.yaml, PSGD_COMMAND_LINE, PSGD_RUN_DIR,
  * PSGD_TOKEN_FILE, PSGD_MODULE_PATH, PSGD_CPU: the kernels that may run, see device.h,
- * PSGD_RDZV_TIMEOUT in seconds, PSGD_PROGRESS_FD, PSGD_OVERWRITE and the identity of launch.h),
+ * PSGD_RDZV_TIMEOUT in seconds, PSGD_PROGRESS_FD, PSGD_OVERWRITE, PSGD_RESUME: "auto", or a run
+ * folder or a checkpoint, see checkpoint.h, and the identity of launch.h),
  * loads the configuration, meets the other workers, compares configurations with worker 0's
  * (MISMATCH: error is a table of the keys that differ), opens the transport, shaped if the
  * configuration says so, and the run folder. On success *out is ended by psgd_stack_close. One
