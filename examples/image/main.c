@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <psgd/experiment/stack.h>
+#include <psgd/experiment/checkpoint.h>
 
 #include "pack_command.h"
 #include "plan.h"
@@ -112,6 +112,10 @@ static int train(void)
 	status = psgd_stack_open(&stack_options, &stack);
 	if (status)
 		return fail(psgd_exit_code(status), text[0] ? text : psgd_status_text(status));
+	if (psgd_stack_done(stack)) {
+		psgd_stack_close(&stack, PSGD_OK, NULL);
+		return EXIT_SUCCESS;
+	}
 	status = train_run(&stack, &error);
 	if (!status)
 		return EXIT_SUCCESS;

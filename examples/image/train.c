@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checkpoint.h"
 #include "models.h"
 #include "schedule.h"
 #include "step.h"
@@ -218,19 +219,23 @@ static psgd_status train_epoch(struct trainer *t)
 	double rate = schedule_learning_rate(t->config, t->epoch);
 	/* What lies between two epochs is no step's compute time. */
 	psgd_status status = psgd_session_begin_step(t->session);
+	bool whole;
 
 	if (status)
 		return trainer_fail(t, status, "step");
 	while (t->batch < t->loader.sampler.iterations && t->iteration < t->total_iterations) {
 		status = train_step(t, rate);
+		if (!status)
+			status = checkpoint_after_step(t);
 		if (status)
 			return status;
 	}
+	whole = t->batch >= t->loader.sampler.iterations;
 	status = end_epoch(t, rate);
 	t->sums = (struct epoch_sums){0};
 	t->batch = 0;
 	t->epoch++;
-	return status;
+	return status || !whole ? status : checkpoint_after_epoch(t);
 }
 
 /* Training has worked only if every worker holds the same parameters, to the bit. */
@@ -258,7 +263,10 @@ psgd_status train_run(psgd_stack **stack, struct image_error *error)
 	struct trainer trainer;
 	psgd_status status = trainer_init(&trainer, *stack, error);
 
-	while (!status && trainer.iteration < trainer.total_iterations)
+	if (!status)
+		status = checkpoint_restore(&trainer);
+	/* A checkpoint may lie between the last step and its epoch's evaluation. */
+	while (!status && (trainer.iteration < trainer.total_iterations || trainer.batch > 0))
 		status = train_epoch(&trainer);
 	if (!status)
 		status = compare_params(&trainer);
