@@ -1,4 +1,5 @@
 /* The run folder, as far as the supervisor touches it. SPDX-License-Identifier: MIT */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -48,6 +49,25 @@ static bool write_config(const struct cli_job *job, size_t i)
 		ok = false;
 	free(yaml);
 	return ok;
+}
+
+bool cli_find_resumable(const char *name, char *out, size_t bytes)
+{
+	DIR *results = opendir("results");
+	char path[PATH_MAX], last[NAME_MAX + 1] = "";
+	struct dirent *entry;
+
+	while (results && (entry = readdir(results))) {
+		if (strspn(entry->d_name, "0123456789") != 8 || entry->d_name[8] ||
+			strcmp(entry->d_name, last) <= 0)
+			continue;
+		snprintf(path, sizeof(path), "results/%s/%s/ckpt", entry->d_name, name);
+		if (access(path, F_OK) == 0)
+			snprintf(last, sizeof(last), "%s", entry->d_name);
+	}
+	if (results)
+		closedir(results);
+	return *last && (size_t)snprintf(out, bytes, "results/%s/%s", last, name) < bytes;
 }
 
 void cli_remove_configs(const struct cli_job *job)

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <psgd/experiment/checkpoint.h>
 #include <psgd/experiment/run.h>
 #include <psgd/experiment/stack.h>
 
@@ -12,11 +13,15 @@
 
 #define SMOKE_ITERATIONS 5
 
-enum key { KEY_OVERWRITE = 256, KEY_DRY_RUN, KEY_SMOKE, KEY_BENCHMARK, KEY_CONFIG };
+enum key { KEY_OVERWRITE = 256, KEY_RESUME, KEY_DRY_RUN, KEY_SMOKE, KEY_BENCHMARK, KEY_CONFIG };
 
 static const struct argp_option options[] = {{.doc = "The run:", .group = 4},
 	{"config", KEY_CONFIG, "FILE", 0, "The same as CONFIG", 4},
-	{"overwrite", KEY_OVERWRITE, 0, 0, "Replace a finished run in the same folder", 4},
+	{"overwrite", KEY_OVERWRITE, 0, 0, "Replace an earlier run in the same folder", 4},
+	{"resume", KEY_RESUME, "auto|PATH", 0,
+		"Go on from the newest checkpoint that all workers hold; PATH: of that run folder, "
+		"or that one",
+		4},
 	{"dry-run", KEY_DRY_RUN, 0, 0, "Print what would be done; touch nothing", 4},
 	{"smoke", KEY_SMOKE, 0, 0, "5 iterations in a folder that is removed after success", 4},
 	{"benchmark", KEY_BENCHMARK, 0, 0, "Accepted: the CSV per iteration is always written", 4},
@@ -36,7 +41,7 @@ static const char doc[] =
 
 struct arguments {
 	struct cli_place place;
-	const char *config;
+	const char *config, *resume;
 	struct cli_strings overrides;
 	bool overwrite, dry_run, smoke;
 };
@@ -59,6 +64,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_OVERWRITE:
 		a->overwrite = true;
 		break;
+	case KEY_RESUME:
+		if (!*arg)
+			argp_error(state, "--resume: expected auto, a run folder or a checkpoint");
+		a->resume = arg;
+		break;
 	case KEY_DRY_RUN:
 		a->dry_run = true;
 		break;
@@ -78,6 +88,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (!a->config)
 			argp_error(state, "CONFIG is missing");
+		if (a->resume && (a->overwrite || a->smoke))
+			argp_error(state, "--resume keeps what %s removes",
+				a->smoke ? "--smoke" : "--overwrite");
 		break;
 	case ARGP_KEY_INIT:
 		state->child_inputs[0] = &a->place;
@@ -110,6 +123,7 @@ static bool read_arguments(int argc, char **argv, struct arguments *a, char ***c
 		cli_strings_add(&a->overrides, "communication.interface=%s", a->place.ifname);
 	if (a->smoke) {
 		cli_strings_add(&a->overrides, "training.max_iterations=%d", SMOKE_ITERATIONS);
+		cli_strings_add(&a->overrides, "checkpoint.every_iters=%d", SMOKE_ITERATIONS);
 		cli_strings_add(&a->overrides, "benchmark_save_dir=null");
 	}
 	return true;
@@ -155,6 +169,24 @@ static int dry_run(const struct cli_job *job)
 	return CLI_OK;
 }
 
+/* What the smoke test wrote must be readable again. */
+static int read_back(const struct cli_job *job)
+{
+	struct psgd_checkpoint_position position = PSGD_INIT(psgd_checkpoint_position);
+	char error[CLI_ERROR_BYTES];
+
+	for (size_t i = 0; i < job->n_workers; i++) {
+		if (psgd_checkpoint_newest(job->run_dir, job->workers[i].worker, &position, error,
+			    sizeof(error)) == PSGD_OK)
+			continue;
+		cli_complain("smoke test: %s", error);
+		return CLI_FAILED;
+	}
+	printf("checkpoint of iteration %llu written and read back\n",
+		(unsigned long long)position.iteration);
+	return CLI_OK;
+}
+
 static int supervise(const struct cli_job *job, bool smoke)
 {
 	struct cli_progress *progress = cli_progress_new();
@@ -163,6 +195,9 @@ static int supervise(const struct cli_job *job, bool smoke)
 	int code = cli_supervise(job, progress, reason, sizeof(reason));
 
 	cli_remove_configs(job);
+	/* A trainer of another's may have no checkpoints. */
+	if (code == CLI_OK && smoke && !job->foreign)
+		code = read_back(job);
 	if (code == CLI_OK) {
 		cli_progress_summary(progress, summary, sizeof(summary));
 		printf("finished: %s, %s%.1f s\n", smoke ? "smoke test" : job->run_dir, summary,
@@ -181,7 +216,7 @@ static int refuse_finished(const struct cli_job *job)
 {
 	char state[32] = "";
 
-	if (job->overwrite || job->workers[0].worker != 0 ||
+	if (job->overwrite || job->resume || job->workers[0].worker != 0 ||
 		psgd_run_state(job->run_dir, state, sizeof(state)) != PSGD_OK ||
 		strcmp(state, "finished") != 0)
 		return CLI_OK;
@@ -191,6 +226,33 @@ static int refuse_finished(const struct cli_job *job)
 	return CLI_USAGE;
 }
 
+/*
+ * That of the configuration; of one that goes on, where it is: what --resume names, or, since
+ * the date is in the name that is made for a run, the last of that name.
+ */
+static int choose_run_dir(struct cli_job *job)
+{
+	size_t room = sizeof(job->run_dir) - sizeof(".smoke");
+	bool named = job->resume && strcmp(job->resume, "auto") != 0;
+	uint64_t iteration;
+	psgd_status status = PSGD_OK;
+
+	if (named)
+		status = psgd_checkpoint_path(job->resume, job->run_dir, room, &iteration);
+	else if (!job->resume || job->config->save_dir ||
+		 !cli_find_resumable(job->config->name, job->run_dir, room))
+		status = psgd_run_dir(job->config, job->run_dir, room);
+	if (status != PSGD_OK) {
+		cli_complain("run folder: %s", psgd_status_text(status));
+		return CLI_USAGE;
+	}
+	if (named && access(job->run_dir, F_OK) != 0) {
+		cli_complain("--resume %s: there is no run folder %s", job->resume, job->run_dir);
+		return CLI_USAGE;
+	}
+	return CLI_OK;
+}
+
 static int decide(const struct arguments *a, char **command, struct cli_job *job)
 {
 	static char trainer[PATH_MAX];
@@ -198,6 +260,7 @@ static int decide(const struct arguments *a, char **command, struct cli_job *job
 	char error[CLI_ERROR_BYTES] = "";
 	psgd_status status;
 	size_t length;
+	int code;
 
 	status = cli_identify(
 		&a->place.identity, &job->workers, &job->n_workers, error, sizeof(error));
@@ -207,11 +270,10 @@ static int decide(const struct arguments *a, char **command, struct cli_job *job
 			       ? CLI_USAGE
 			       : psgd_exit_code(status);
 	}
-	status = psgd_run_dir(job->config, job->run_dir, sizeof(job->run_dir) - sizeof(".smoke"));
-	if (status != PSGD_OK) {
-		cli_complain("run folder: %s", psgd_status_text(status));
-		return CLI_USAGE;
-	}
+	job->resume = a->resume;
+	code = choose_run_dir(job);
+	if (code != CLI_OK)
+		return code;
 	length = strlen(job->run_dir);
 	if (a->smoke)
 		snprintf(job->run_dir + length, sizeof(job->run_dir) - length, ".smoke");
@@ -220,6 +282,7 @@ static int decide(const struct arguments *a, char **command, struct cli_job *job
 	job->token_file = a->place.token_file;
 	job->rdzv_timeout = a->place.rdzv_timeout;
 	job->command = command ? command : default_command;
+	job->foreign = command != NULL;
 	if (!command && !cli_find_trainer(trainer, sizeof(trainer))) {
 		cli_complain("no trainer: psgd-train-image is neither beside psgd nor in PATH; "
 			     "name one after --");

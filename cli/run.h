@@ -17,7 +17,9 @@ struct cli_job {
 	char **command;		     /* ends with NULL */
 	const char *token_file;
 	int64_t rdzv_timeout; /* seconds; -1: not given */
+	const char *resume;   /* auto or a path; NULL: no */
 	bool overwrite;
+	bool foreign; /* the command is not our trainer */
 };
 
 /* ---- environment.c ---- */
@@ -91,6 +93,9 @@ int cli_supervise(const struct cli_job *job, struct cli_progress *progress, char
  * -1. Complains and returns an exit code.
  */
 int cli_prepare_folder(const struct cli_job *job, int *lock);
+
+/* The last results/<date>/<name> with checkpoints, if there is one. */
+bool cli_find_resumable(const char *name, char *out, size_t bytes);
 
 /* Removes the workers' configurations: the run's own resolved.yaml says the same. */
 void cli_remove_configs(const struct cli_job *job);

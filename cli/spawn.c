@@ -100,7 +100,8 @@ pid_t cli_spawn(const struct cli_job *job, size_t i, const sigset_t *mask, struc
 	int saved;
 
 	cli_worker_log_path(job, i, log_path, sizeof(log_path));
-	start.out = open(log_path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0666);
+	start.out = open(log_path,
+		O_WRONLY | O_CREAT | (job->resume ? 0 : O_TRUNC) | O_APPEND | O_CLOEXEC, 0666);
 	if (start.out < 0)
 		return -1;
 	if (pipes ? open_pipes(pipes, &start) : (start.err = start.out) >= 0) {
