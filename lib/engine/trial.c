@@ -103,7 +103,8 @@ psgd_status psgd_session_trial(psgd_session *s, uint32_t rank)
 	PSGD__TRY(restore(s));
 	if (rank != PSGD_TRIAL_END)
 		PSGD__TRY(set_rank(s, rank));
-	else
+	PSGD__TRY(agree(s, rank));
+	if (rank == PSGD_TRIAL_END)
 		psgd__trial_free(s);
-	return agree(s, rank);
+	return PSGD_OK;
 }

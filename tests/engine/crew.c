@@ -3,6 +3,7 @@
 #include <check.h>
 #include <string.h>
 
+#include "base/state.h"
 #include "support/fault.h"
 
 #define STEPS 4
@@ -11,7 +12,8 @@
 static uint32_t curious_needs(void *self, uint64_t step, uint64_t epoch, bool epoch_end)
 {
 	(void)self, (void)step, (void)epoch, (void)epoch_end;
-	return PSGD_NEED_DECISION | PSGD_NEED_TIMING | PSGD_NEED_GRAD_SUM | PSGD_NEED_GRAD_NORM;
+	return PSGD_NEED_DECISION | PSGD_NEED_TIMING | PSGD_NEED_GRAD_SUM | PSGD_NEED_GRAD_NORM |
+	       PSGD_NEED_LOCAL_SUM | PSGD_NEED_LOCAL_NORMS | PSGD_NEED_SPECTRUM | PSGD_NEED_ENTROPY;
 }
 
 static psgd_status curious_decide(
@@ -23,6 +25,13 @@ static psgd_status curious_decide(
 	for (size_t b = 0; b < seen->n_buckets; b++) {
 		struct psgd_plan plan = PSGD_INIT(psgd_plan);
 		psgd_status status = seen->plan(seen->plan_user, b, 2, &plan);
+
+		if (status < 0)
+			return status;
+	}
+	if (seen->errors) {
+		double errors[4];
+		psgd_status status = seen->errors(seen->plan_user, 2, 4, errors);
 
 		if (status < 0)
 			return status;
@@ -114,6 +123,56 @@ static void end_kit(struct kit *kit)
 	psgd_device_destroy(&kit->device);
 }
 
+static psgd_status submit(
+	struct crew_worker *w, psgd_session *s, int from, int to, psgd_ticket *ticket)
+{
+	struct psgd_bucket bucket = PSGD_INIT(psgd_bucket);
+	struct psgd_grad list[TENSORS];
+
+	for (int i = from; i < to; i++)
+		list[i - from] = (struct psgd_grad){grads_tensors[i].id, w->grads.data[i]};
+	bucket.grads = list;
+	bucket.n_grads = (size_t)(to - from);
+	TRY_TWICE(w, psgd_session_submit(s, &bucket, NULL, ticket));
+	return PSGD_OK;
+}
+
+static psgd_status save_anew(psgd_session *s, struct psgd__kept *kept)
+{
+	struct psgd_state_writer writer = psgd__kept_writer(kept);
+
+	psgd__kept_free(kept);
+	return psgd_session_save(s, &writer);
+}
+
+static psgd_status save_and_load(struct crew_worker *w, psgd_session *s, struct psgd__kept *kept)
+{
+	struct psgd_state_reader reader = psgd__kept_reader(kept);
+
+	TRY_TWICE(w, save_anew(s, kept));
+	TRY_TWICE(w, psgd_session_load(s, &reader));
+	return PSGD_OK;
+}
+
+/* Two steps that leave nothing behind. */
+static psgd_status try_steps(struct crew_worker *w, psgd_session *s)
+{
+	const uint32_t list[] = {w->crew->variant->powersgd ? 3 : 0, 0};
+
+	for (int k = 0; k < 2; k++) {
+		psgd_status status;
+
+		TRY_TWICE(w, psgd_session_trial(s, list[k]));
+		grads_fill(&w->grads, 7 + w->index);
+		status = submit(w, s, 0, TENSORS, NULL);
+		if (status < 0)
+			return status;
+		TRY_TWICE(w, psgd_session_finish_step(s, NULL, NULL));
+	}
+	TRY_TWICE(w, psgd_session_trial(s, PSGD_TRIAL_END));
+	return PSGD_OK;
+}
+
 /* Blocking calls between two steps. */
 static psgd_status talk(struct crew_worker *w, psgd_session *s)
 {
@@ -128,6 +187,16 @@ static psgd_status talk(struct crew_worker *w, psgd_session *s)
 	w->loose |= strcmp(text, "last") != 0;
 	TRY_TWICE(w, psgd_session_agree(s, UINT64_C(0x123456789abc)));
 	return PSGD_OK;
+}
+
+/* State is kept, taken back, and not touched by trials. */
+static psgd_status play_with_state(struct crew_worker *w, psgd_session *s)
+{
+	struct psgd__kept kept = {.n = 0};
+	psgd_status status = save_and_load(w, s, &kept);
+
+	psgd__kept_free(&kept);
+	return status < 0 ? status : try_steps(w, s);
 }
 
 static psgd_status one_step(struct crew_worker *w, psgd_session *s, int step)
@@ -146,16 +215,11 @@ static psgd_status one_step(struct crew_worker *w, psgd_session *s, int step)
 	TRY_TWICE(w, psgd_session_sync(s, parts, 2));
 	w->loose |= parts[0] != (float)n || parts[1] != (float)(n * (n - 1) / 2);
 	for (int b = 0; b < 3; b++) {
-		struct psgd_bucket bucket = PSGD_INIT(psgd_bucket);
-		struct psgd_grad list[TENSORS];
 		psgd_ticket ticket = 77;
+		psgd_status status = submit(w, s, cuts[b], cuts[b + 1], &ticket);
 
-		for (int i = cuts[b]; i < cuts[b + 1]; i++)
-			list[i - cuts[b]] =
-				(struct psgd_grad){grads_tensors[i].id, w->grads.data[i]};
-		bucket.grads = list;
-		bucket.n_grads = (size_t)(cuts[b + 1] - cuts[b]);
-		TRY_TWICE(w, psgd_session_submit(s, &bucket, NULL, &ticket));
+		if (status < 0)
+			return status;
 		if (step == 1)
 			TRY_TWICE(w, psgd_session_wait(s, ticket, 10000 * MS));
 	}
@@ -185,6 +249,8 @@ static psgd_status train(struct crew_worker *w, struct kit *kit)
 		if (status >= 0 && step % 2 == 0)
 			status = talk(w, kit->session);
 		w->hash = w->hash * 31 + grads_hash(&w->grads);
+		if (status >= 0 && step == 1)
+			status = play_with_state(w, kit->session);
 	}
 	/* Waits for the last decision, whose failure would not be seen otherwise. */
 	if (status >= 0)
