@@ -66,7 +66,8 @@ static bool plausible(const struct psgd__powersgd *ps, const struct psgd__ps_ten
 	bool feedback = !(ps->options.flags & PSGD_POWERSGD_NO_ERROR_FEEDBACK);
 	bool warm = !(ps->options.flags & PSGD_POWERSGD_NO_WARM_START);
 
-	if (r->id != t->id || r->n != t->n || r->m != t->m || r->flags & ~(uint32_t)ALL_FLAGS)
+	if (r->id != t->id || r->n != t->n || r->m != t->m || r->flags & ~(uint32_t)ALL_FLAGS ||
+		r->reserved)
 		return false;
 	if (psgd__powersgd_effective_rank(ps, t, r->rank) != r->rank ||
 		psgd__powersgd_effective_rank(ps, t, r->q_cols) != r->q_cols)

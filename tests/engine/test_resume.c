@@ -258,12 +258,21 @@ START_TEST(rank_controls_go_on)
 	static const struct psgd_replay_entry replay[] = {
 		{0, 4, 0}, {3, 1, 0}, {6, 8, 0}, {9, 0, 0}, {12, 2, 0}};
 	static const struct psgd_schedule_range ranges[] = {{0, 1, 4, 0}, {2, 2, 0, 0}};
+	struct psgd_epochnorm_options norm = PSGD_INIT(psgd_epochnorm_options);
 	struct psgd_rank_control_options control = PSGD_INIT(psgd_rank_control_options);
 	static struct scene scene;
 
-	control.choice = (uint32_t)(_i == 0   ? PSGD_CHOICE_FIXED
-				    : _i == 1 ? PSGD_CHOICE_SCHEDULE
-					      : PSGD_CHOICE_REPLAY);
+	static const uint32_t choices[] = {
+		PSGD_CHOICE_FIXED, PSGD_CHOICE_SCHEDULE, PSGD_CHOICE_REPLAY, PSGD_CHOICE_EPOCHNORM};
+
+	control.choice = choices[_i];
+	norm.force_max = 2;
+	norm.stride = 3;
+	norm.in_steps = 1;
+	norm.threshold = 0.3;
+	norm.rank_cooldown = norm.lr_cooldown = 2;
+	control.epochnorm = _i == 3 ? &norm : NULL;
+	control.max_rank = _i == 3 ? 8 : 0;
 	control.fixed_rank = 4;
 	control.ranges = _i == 1 ? ranges : NULL;
 	control.n_ranges = _i == 1 ? 2 : 0;
@@ -368,7 +377,7 @@ static Suite *suite(void)
 
 	tcase_set_timeout(c, 120);
 	tcase_add_loop_test(c, goes_on_as_if_nothing_had_been, 0, 12);
-	tcase_add_loop_test(c, rank_controls_go_on, 0, 3);
+	tcase_add_loop_test(c, rank_controls_go_on, 0, 4);
 	tcase_add_test(c, exchanges_go_on);
 	suite_add_tcase(s, c);
 	return s;
