@@ -171,13 +171,23 @@ static dnnl_memory_desc_t image(const struct nn_shape *s, dnnl_format_tag_t tag)
 	return layout(4, (dnnl_dims_t){s->n, s->c, s->h, s->w}, tag);
 }
 
+static bool in_blocks(const struct nn *nn, const struct nn_shape *s)
+{
+	return !s->plain && nn->block > 1 && s->c % nn->block == 0;
+}
+
+int64_t nn_block(const struct nn *nn, const struct nn_shape *s)
+{
+	return in_blocks(nn, s) ? nn->block : s->c;
+}
+
 /*
  * Where activations lie: in blocks of as many channels as a vector register holds, when that
  * comes out even. Both branches of a residual block then lie alike, and nothing is padded.
  */
 static dnnl_memory_desc_t activations(const struct nn *nn, const struct nn_shape *s)
 {
-	if (s->plain || nn->block == 1 || s->c % nn->block != 0)
+	if (!in_blocks(nn, s))
 		return image(s, dnnl_nhwc);
 	return image(s, nn->block == 16 ? dnnl_nChw16c : dnnl_nChw8c);
 }

@@ -65,6 +65,10 @@ struct nn_window {
 psgd_status nn_open(unsigned threads, struct nn **out, struct image_error *error);
 void nn_close(struct nn **nn);
 
+/* Channels that lie side by side in activations of this shape, image after image, block after
+ * block, pixel after pixel; s->c: they are plain. */
+int64_t nn_block(const struct nn *nn, const struct nn_shape *shape);
+
 /*
  * Creation of operations. `forward` is the NN_TRAIN operation that a backward one belongs to and
  * must outlive it; NULL for forward passes. On success *out is ended by nn_op_free.

@@ -1,6 +1,8 @@
 /* The kinds of layers. SPDX-License-Identifier: MIT */
 #include "layers.h"
 
+#include "norm_sync.h"
+
 static float *param(const struct net *net, const struct net_layer *layer, size_t i)
 {
 	return net->params + net->tensor[layer->first_tensor + i].offset;
@@ -67,6 +69,12 @@ static psgd_status conv_prepare(
 	return status;
 }
 
+/* Then norm_sync.c does it. */
+static bool norm_syncs(const struct net *net, const struct net_cell *cell)
+{
+	return cell->train && net->sync;
+}
+
 static psgd_status norm_prepare(
 	struct net *net, const struct net_layer *layer, struct net_cell *cell)
 {
@@ -74,6 +82,8 @@ static psgd_status norm_prepare(
 	struct image_error *e = &net->error;
 	psgd_status status;
 
+	if (norm_syncs(net, cell))
+		return PSGD_OK;
 	status = nn_norm(net->nn, forward_pass(cell), &in, layer->relu, NORM_EPSILON, NULL,
 		&cell->forward, e);
 	if (!status && cell->train)
@@ -135,9 +145,10 @@ static psgd_status linear_back_data(
 }
 
 /* Running variance is unbiased, as in PyTorch; the batch's own is not. */
-static void norm_track(const struct net_layer *layer, const struct net_cell *cell, float *running)
+void layer_track(const struct net_layer *layer, const struct net_cell *cell, unsigned n_workers,
+	float *running)
 {
-	int64_t channels = layer->in.c, n = cell->batch * layer->in.h * layer->in.w;
+	int64_t channels = layer->in.c, n = n_workers * cell->batch * layer->in.h * layer->in.w;
 	float *mean = running + layer->running, *variance = mean + channels;
 	float unbias = n > 1 ? (float)n / (float)(n - 1) : 1.0f;
 
@@ -158,10 +169,13 @@ static psgd_status norm_forward(
 			[NN_SHIFT] = param(net, layer, 1),
 			[NN_MEAN] = cell->train ? cell->mean : mean,
 			[NN_VARIANCE] = cell->train ? cell->variance : mean + layer->in.c}};
-	psgd_status status = nn_run(net->nn, cell->forward, &data, &net->error);
+	psgd_status status;
 
+	if (norm_syncs(net, cell))
+		return norm_sync_forward(net, layer, cell, running);
+	status = nn_run(net->nn, cell->forward, &data, &net->error);
 	if (!status && cell->train)
-		norm_track(layer, cell, running);
+		layer_track(layer, cell, 1, running);
 	return status;
 }
 
@@ -178,6 +192,8 @@ static psgd_status norm_back_params(
 				       [NN_DIFF_SCALE] = grad(net, layer, 0),
 				       [NN_DIFF_SHIFT] = grad(net, layer, 1)}};
 
+	if (norm_syncs(net, cell))
+		return norm_sync_backward(net, layer, cell);
 	return nn_run(net->nn, cell->back_params, &data, &net->error);
 }
 

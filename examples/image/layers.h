@@ -28,6 +28,10 @@ struct layer_kind {
 /* layer_relu adds first, when it has two inputs. */
 extern const struct layer_kind layer_dense, layer_conv, layer_norm, layer_relu, layer_pool;
 
+/* Moves running statistics towards cell's, which are of the batches of n_workers workers. */
+void layer_track(const struct net_layer *layer, const struct net_cell *cell, unsigned n_workers,
+	float *running);
+
 /* out = a + b; out may be one of them. All are padded as net_padded says. */
 void layer_sum(float *out, const float *a, const float *b, size_t n);
 

@@ -286,6 +286,40 @@ psgd_status net_end(struct net *net, uint64_t seed)
 	return PSGD_OK;
 }
 
+size_t net_sync_values(const struct net *net)
+{
+	/* A sum and a sum of products of each channel, forward and backward. */
+	return 2 * net->n_running;
+}
+
+psgd_status net_sync(struct net *net, net_sync_fn sync, void *user, unsigned n_workers)
+{
+	struct norm_scratch *norm = &net->norm;
+	size_t most = 0, room;
+
+	for (size_t i = 0; i < net->n_layers; i++)
+		if (net->layer[i].kind->statistics && (size_t)net->layer[i].in.c > most)
+			most = (size_t)net->layer[i].in.c;
+	if (most == 0)
+		return PSGD_OK;
+	/* Channels are taken some at a time. */
+	room = net_padded(most) + ALIGN_VALUES;
+	norm->mean = net_alloc(7 * room);
+	norm->sum = calloc(2 * room, sizeof(double));
+	if (!norm->mean || !norm->sum)
+		return image_fail(&net->error, PSGD_ERR_NOMEM, "out of memory");
+	norm->product = norm->sum + room;
+	norm->scale = norm->mean + room;
+	norm->shift = norm->scale + room;
+	norm->dy_mean = norm->shift + room;
+	norm->slope = norm->dy_mean + room;
+	norm->values = norm->slope + room;
+	net->sync = sync;
+	net->sync_user = user;
+	net->n_workers = n_workers;
+	return PSGD_OK;
+}
+
 void net_free(struct net *net)
 {
 	while (net->plans) {
@@ -299,6 +333,8 @@ void net_free(struct net *net)
 	free(net->params);
 	free(net->grads);
 	free(net->running);
+	free(net->norm.mean);
+	free(net->norm.sum);
 	*net = (struct net){0};
 }
 

@@ -73,6 +73,16 @@ struct net_plan {
 	struct net_plan *next;
 };
 
+/* Adds up values over the workers, the same bits on all: psgd_session_sync. */
+typedef psgd_status (*net_sync_fn)(void *user, float *values, size_t n);
+
+/* By channel, of the norm at work; see norm_sync.c. */
+struct norm_scratch {
+	double *sum, *product;
+	float *mean, *scale, *shift, *dy_mean, *slope;
+	float *values; /* two of each channel */
+};
+
 struct net {
 	struct nn *nn; /* borrowed; NULL: only shapes */
 	struct nn_shape in;
@@ -86,6 +96,10 @@ struct net {
 	size_t n_params;
 	float *running; /* n_running values */
 	size_t n_running;
+	net_sync_fn sync; /* NULL: a norm's statistics are of the own batch */
+	void *sync_user;
+	unsigned n_workers; /* of sync */
+	struct norm_scratch norm;
 	struct net_plan *plans;
 	psgd_status status;	  /* of building: the first failure */
 	struct image_error error; /* of the last failure */
@@ -118,6 +132,14 @@ void net_init_last(struct net *net, enum net_init init, float scale);
 /* Allocates and initialises the parameters, unless there is no nn. Errors: CONFIG, NOMEM. */
 psgd_status net_end(struct net *net, uint64_t seed);
 void net_free(struct net *net);
+
+/*
+ * From now on norms are trained over the batches of n_workers workers, which are of one size and
+ * add up by `sync`. Before net_prepare; a net without norms stays as it is. Errors: NOMEM.
+ */
+psgd_status net_sync(struct net *net, net_sync_fn sync, void *user, unsigned n_workers);
+/* Values that a step of one batch gives to `sync`, forward and backward; whatever net->sync is. */
+size_t net_sync_values(const struct net *net);
 
 /* The plan for a batch size, kept until net_free; NULL on failure. */
 struct net_plan *net_prepare(struct net *net, int64_t batch, bool train);

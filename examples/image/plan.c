@@ -39,7 +39,7 @@ static void print_buckets(FILE *out, const struct net *net)
 		}
 		fputs("]", out);
 	}
-	fputs("]}\n", out);
+	fputs("],\n", out);
 }
 
 psgd_status plan_print(FILE *out, const char *config_path, const char *const *overrides,
@@ -64,6 +64,8 @@ psgd_status plan_print(FILE *out, const char *config_path, const char *const *ov
 	if (!status) {
 		print_tensors(out, &net);
 		print_buckets(out, &net);
+		fprintf(out, "\"sync_values\": %zu}\n",
+			config->model.sync_batchnorm ? net_sync_values(&net) : 0);
 		if (fflush(out) != 0 || ferror(out))
 			status = image_fail(error, PSGD_ERR_IO, "cannot write the plan");
 	}

@@ -8,8 +8,10 @@
 #include <stdio.h>
 
 /*
- * Prints {"tensors": [{"id", "name", "dims"} ...], "buckets": [[ids] ...]} for the model and the
- * data set of a configuration. Buckets are in the order of submission. Reads no images.
+ * Prints {"tensors": [{"id", "name", "dims"} ...], "buckets": [[ids] ...] ...} for the model and
+ * the data set of a configuration, and "sync_values": how many f32 values the norms add up over the
+ * workers for a batch, if there are several. Buckets are in the order of submission. Reads no
+ * images.
  * Errors: CONFIG, IO, NOMEM; nothing is printed then.
  */
 psgd_status plan_print(FILE *out, const char *config_path, const char *const *overrides,

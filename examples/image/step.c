@@ -35,7 +35,7 @@ static psgd_status compute(struct trainer *t, uint64_t epoch, size_t i, struct l
 	}
 	if (status && t->net.error.text[0])
 		return image_fail(t->error, status, "%s", t->net.error.text);
-	return status ? trainer_fail(t, status, "submit") : PSGD_OK;
+	return status ? trainer_fail(t, status, "exchange") : PSGD_OK;
 }
 
 static psgd_status compute_all(struct trainer *t, const struct step *step, struct loss *loss)

@@ -21,6 +21,14 @@ psgd_status trainer_fail(struct trainer *trainer, psgd_status status, const char
 		reason[0] ? reason : psgd_status_text(status));
 }
 
+/* A net_sync_fn; user: struct trainer. */
+static psgd_status sync_over_workers(void *user, float *values, size_t n)
+{
+	struct trainer *t = user;
+
+	return psgd_session_sync(t->session, values, n);
+}
+
 static psgd_status build_net(struct trainer *t)
 {
 	const struct image_shape *shape = &t->loader.data.shape;
@@ -32,6 +40,9 @@ static psgd_status build_net(struct trainer *t)
 	if (!status)
 		status = model_build(
 			&t->net, t->nn, &t->config->model, &in, t->config->seed, t->error);
+	if (!status && t->config->model.sync_batchnorm && t->launch->n_workers > 1 &&
+		net_sync(&t->net, sync_over_workers, t, t->launch->n_workers))
+		status = image_fail(t->error, PSGD_ERR_NOMEM, "%s", t->net.error.text);
 	if (status)
 		return status;
 	t->plan = net_prepare(&t->net, t->config->dataset.batch_size, true);
