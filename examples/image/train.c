@@ -107,6 +107,7 @@ static psgd_status trainer_init(struct trainer *t, psgd_stack *stack, struct ima
 
 static void trainer_finish(struct trainer *t)
 {
+	calibration_finish(&t->calibration);
 	accumulate_finish(&t->accumulate);
 	buckets_finish(&t->buckets);
 	free(t->worker0_running);
@@ -184,10 +185,15 @@ static psgd_status train_step(struct trainer *t, double rate)
 
 	if (status)
 		return trainer_fail(t, status, "change of the network");
+	status = calibration_before_step(t, rate);
+	if (status)
+		return status;
 	status = step_run(t, &step, &loss, &report);
 	show_bad(t);
 	if (!status)
 		status = record(t, rate, &loss, &report);
+	if (!status)
+		status = calibration_watch(t, &report);
 	t->iteration++;
 	t->batch += step.n_batches;
 	t->samples += loss.samples * t->launch->n_workers;

@@ -4,6 +4,7 @@
 
 #include "accumulate.h"
 #include "buckets.h"
+#include "calibration.h"
 #include "loader.h"
 #include "loss.h"
 #include "net.h"
@@ -32,6 +33,7 @@ struct trainer {
 	struct loader loader;
 	struct buckets buckets;
 	struct accumulate accumulate;
+	struct calibration calibration;
 	uint16_t *labels; /* of a batch, of training or evaluation */
 	float *momentum;
 	float *worker0_running; /* worker 0's batch norm statistics, for evaluation */
