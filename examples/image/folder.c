@@ -9,7 +9,7 @@
 #define MOST_FILE_BYTES ((size_t)256 << 20)
 
 /* How much larger than the result a part stays that is decoded at a lower resolution. */
-#define SHRINK_MARGIN 1.0
+#define SHRINK_MARGIN 1.5
 
 static const char *const suffixes[] = {".jpeg", ".jpg", NULL};
 

@@ -18,6 +18,7 @@ void resizer_finish(struct resizer *resizer)
 {
 	axis_finish(&resizer->across);
 	axis_finish(&resizer->down);
+	free(resizer->row);
 	free(resizer->rows);
 	*resizer = (struct resizer){0};
 }
@@ -70,21 +71,21 @@ static psgd_status axis_plan(
 	return PSGD_OK;
 }
 
-static void row_across(const struct resize_axis *axis, const uint8_t *from, size_t size, float *to)
+/* A pixel and one value more, which processors take at once. */
+#define LANES 4
+
+static void row_across(const struct resize_axis *axis, const float *from, size_t size, float *to)
 {
 	for (size_t i = 0; i < size; i++) {
-		const uint8_t *pixel = from + axis->first[i] * CHANNELS;
+		const float *pixel = from + axis->first[i] * CHANNELS;
 		const float *weights = axis->weights + i * axis->room;
-		float red = 0.0f, green = 0.0f, blue = 0.0f;
+		float sums[LANES] = {0};
 
-		for (size_t k = 0; k < axis->n[i]; k++, pixel += CHANNELS) {
-			red += weights[k] * (float)pixel[0];
-			green += weights[k] * (float)pixel[1];
-			blue += weights[k] * (float)pixel[2];
-		}
-		to[CHANNELS * i] = red;
-		to[CHANNELS * i + 1] = green;
-		to[CHANNELS * i + 2] = blue;
+		for (size_t k = 0; k < axis->n[i]; k++)
+			for (size_t c = 0; c < LANES; c++)
+				sums[c] += weights[k] * pixel[k * CHANNELS + c];
+		for (size_t c = 0; c < CHANNELS; c++)
+			to[CHANNELS * i + c] = sums[c];
 	}
 }
 
@@ -104,8 +105,36 @@ static void row_down(const float *weights, size_t n, const float *from, size_t v
 			for (size_t i = 0; i < width; i++)
 				sums[i] += weights[k] * from[k * values + begin + i];
 		for (size_t i = 0; i < width; i++)
-			to[begin + i] = (uint8_t)fminf(sums[i], 255.0f);
+			to[begin + i] = (uint8_t)(sums[i] > 255.0f ? 255.0f : sums[i]);
 	}
+}
+
+static float *grow(float **values, size_t *room, size_t n)
+{
+	if (n > *room) {
+		free(*values);
+		*values = calloc(n, sizeof(**values));
+		*room = *values ? n : 0;
+	}
+	return *values;
+}
+
+/* All rows that are needed, into resizer->rows. */
+static psgd_status rows_across(struct resizer *resizer, const struct picture *picture, size_t begin,
+	size_t end, size_t size)
+{
+	size_t values = picture->cols * CHANNELS;
+
+	if (!grow(&resizer->row, &resizer->row_room, values + LANES - CHANNELS) ||
+		!grow(&resizer->rows, &resizer->rows_room, (end - begin) * size * CHANNELS))
+		return PSGD_ERR_NOMEM;
+	for (size_t r = begin; r < end; r++) {
+		for (size_t i = 0; i < values; i++)
+			resizer->row[i] = picture->pixels[r * values + i];
+		row_across(&resizer->across, resizer->row, size,
+			resizer->rows + (r - begin) * size * CHANNELS);
+	}
+	return PSGD_OK;
 }
 
 psgd_status resize(struct resizer *resizer, const struct picture *picture, const struct crop *part,
@@ -124,16 +153,9 @@ psgd_status resize(struct resizer *resizer, const struct picture *picture, const
 		return status;
 	begin = resizer->down.first[0];
 	end = resizer->down.first[size - 1] + resizer->down.n[size - 1];
-	if ((end - begin) * values > resizer->rows_room) {
-		free(resizer->rows);
-		resizer->rows = calloc((end - begin) * values, sizeof(*resizer->rows));
-		resizer->rows_room = resizer->rows ? (end - begin) * values : 0;
-	}
-	if (!resizer->rows)
-		return PSGD_ERR_NOMEM;
-	for (size_t r = begin; r < end; r++)
-		row_across(&resizer->across, picture->pixels + r * picture->cols * CHANNELS, size,
-			resizer->rows + (r - begin) * values);
+	status = rows_across(resizer, picture, begin, end, size);
+	if (status)
+		return status;
 	for (size_t i = 0; i < size; i++)
 		row_down(resizer->down.weights + i * resizer->down.room, resizer->down.n[i],
 			resizer->rows + (resizer->down.first[i] - begin) * values, values,

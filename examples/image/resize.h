@@ -22,8 +22,9 @@ struct resize_axis {
 /* Memory that is kept from one picture to the next. Begins as zeros. */
 struct resizer {
 	struct resize_axis across, down;
+	float *row;  /* of the picture */
 	float *rows; /* that are resized across, not yet down */
-	size_t rows_room;
+	size_t row_room, rows_room;
 };
 
 void resizer_finish(struct resizer *resizer);
