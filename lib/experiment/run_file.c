@@ -129,6 +129,8 @@ long long psgd__process_start(pid_t pid)
 	text[n] = '\0';
 	/* The name, field 2, may hold anything but ends with the last parenthesis. */
 	at = strrchr(text, ')');
+	if (at && at[1] == ' ' && (at[2] == 'Z' || at[2] == 'X'))
+		return -1;
 	for (int field = 2; at && field < 22; field++)
 		at = strchr(at + 1, ' ');
 	if (at)

@@ -66,11 +66,12 @@ psgd_status psgd_run_state(const char *dir, char *state, size_t bytes)
 static bool is_alive(const json_t *file)
 {
 	pid_t pid = (pid_t)json_integer_value(json_object_get(file, "pid"));
-	long long began = json_integer_value(json_object_get(file, "pid_start"));
+	long long began = json_integer_value(json_object_get(file, "pid_start")), start;
 
 	if (pid <= 0 || (kill(pid, 0) != 0 && errno != EPERM))
 		return false;
-	return !began || !psgd__process_start(pid) || psgd__process_start(pid) == began;
+	start = psgd__process_start(pid);
+	return start >= 0 && (!began || !start || start == began);
 }
 
 static psgd_status refuse_running(

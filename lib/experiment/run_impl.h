@@ -133,7 +133,10 @@ psgd_status psgd__status_write(
 
 struct utsname;
 const char *psgd__host_name(struct utsname *own);
-/* When a process began, in clock ticks since boot; 0: there is none. Tells reused numbers apart. */
+/*
+ * When a process began, in clock ticks since boot; 0: there is none, -1: it has ended and its
+ * parent has not looked. Tells reused numbers apart.
+ */
 long long psgd__process_start(pid_t pid);
 
 /* --- folder --- */
