@@ -88,7 +88,8 @@ static bool can_start(const struct play *play, size_t i)
 {
 	uint32_t port = base_port(play->campaign) + (uint32_t)i;
 
-	if (standalone(play->campaign) || batch_port_is_free(play->campaign->workers, port))
+	if (standalone(play->campaign) || play->campaign->workers[0].n_workers == 1 ||
+		batch_port_is_free(play->campaign->workers, port))
 		return true;
 	cli_complain("item %zu (%s): port %u is in use", i, item_at(play, i)->name, port);
 	item_at(play, i)->code = CLI_ENVIRONMENT;
