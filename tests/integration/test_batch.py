@@ -13,7 +13,7 @@ from batch_support import (Case, CONFIG, free_ports, hash_of, processes_in, rows
                            state_of, until)  # noqa: E402
 
 NAMES = ['a_seed7', 'b_seed7', 'c_seed7', 'd_seed7']
-ITERATIONS = 150
+ITERATIONS = 60
 
 
 def items_of(text):
@@ -180,7 +180,7 @@ class TwoNodes(Case):
             for name in 'abcd':
                 self.write(f'{host}/set/{name}.yaml',
                            CONFIG.replace('iterations: 4', f'iterations: {ITERATIONS}') +
-                           'checkpoint: {every_iters: 20}\n')
+                           'checkpoint: {every_iters: 10}\n')
 
     def node(self, worker, *arguments):
         return self.start('AB'[worker], 'set', f'--rank={worker}', '--world-size=2',
@@ -203,7 +203,7 @@ class TwoNodes(Case):
         until(lambda: not processes_in(self.at('A')) + processes_in(self.at('B')), 'the ends')
 
     def in_the_second_item(self):
-        until(lambda: len(rows_of(self.at('A'), NAMES[1])) > 50, 'the second item')
+        until(lambda: len(rows_of(self.at('A'), NAMES[1])) > 25, 'the second item')
 
     def test_killed_follower_comes_back(self):
         leader = self.node(0)
