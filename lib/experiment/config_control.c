@@ -175,8 +175,9 @@ static void set_caps(const struct psgd_config *config, struct parts *parts)
 	parts->calibration.allow_rank_one = c->allow_rank_one;
 }
 
-psgd_status psgd_config_controller(const struct psgd_config *config, struct psgd_controller *out,
-	char *error, size_t error_bytes)
+psgd_status psgd__config_controller(const struct psgd_config *config,
+	const struct psgd_cost_link *prior, struct psgd_controller *out, char *error,
+	size_t error_bytes)
 {
 	struct psgd_rank_control_options options = PSGD_INIT(psgd_rank_control_options);
 	struct parts parts = {0};
@@ -199,6 +200,10 @@ psgd_status psgd_config_controller(const struct psgd_config *config, struct psgd
 	options.n_candidates = psgd__config_candidates(config, parts.candidates);
 	set_choices(config, &parts);
 	set_caps(config, &parts);
+	if (prior) {
+		parts.live.prior_delay_ns = prior->delay_ns;
+		parts.live.prior_ns_per_byte = prior->ns_per_byte;
+	}
 	options.epochnorm = &parts.epochnorm;
 	options.ema = &parts.ema;
 	options.accordion = &parts.accordion;
@@ -215,4 +220,10 @@ psgd_status psgd_config_controller(const struct psgd_config *config, struct psgd
 	free(parts.replay);
 	free(parts.ranges);
 	return status == PSGD_ERR_INVALID ? PSGD_ERR_CONFIG : status;
+}
+
+psgd_status psgd_config_controller(const struct psgd_config *config, struct psgd_controller *out,
+	char *error, size_t error_bytes)
+{
+	return psgd__config_controller(config, NULL, out, error, error_bytes);
 }

@@ -2,6 +2,8 @@
 #ifndef PSGD_CONFIG_PRIVATE_H
 #define PSGD_CONFIG_PRIVATE_H
 
+#include <psgd/cost.h>
+
 #include "experiment/config_schema.h"
 #include "experiment/config_tree.h"
 
@@ -54,6 +56,11 @@ bool psgd__config_stages_choose(const struct psgd_config *config);
 /* The rank entries of a recorded run, for PSGD_CHOICE_REPLAY. *out is freed by free(). */
 psgd_status psgd__config_replay(const char *path, struct psgd_replay_entry **out, size_t *n,
 	char *error, size_t error_bytes);
+
+/* psgd_config_controller, with what was measured of the network; prior may be NULL. */
+psgd_status psgd__config_controller(const struct psgd_config *config,
+	const struct psgd_cost_link *prior, struct psgd_controller *out, char *error,
+	size_t error_bytes);
 
 /* The link after the first n changes of network_limits.schedule. Of one that is limited. */
 psgd_status psgd__config_link_after(

@@ -1,4 +1,5 @@
 /* Taking a run folder: who has it now, and what is removed. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -150,6 +151,27 @@ static void remove_benchmark(int parent_fd, const char *name)
 	unlinkat(parent_fd, name, AT_REMOVEDIR);
 }
 
+/* What earlier runs measured; their names hold the time. */
+static void remove_env(const struct psgd_run *run)
+{
+	int fd = dup(run->dir_fd);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	const struct dirent *entry;
+
+	if (!dir) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	rewinddir(dir);
+	while ((entry = readdir(dir))) {
+		if (psgd__is_env_text(entry->d_name))
+			unlinkat(run->dir_fd, entry->d_name, 0);
+	}
+	closedir(dir);
+	unlinkat(run->dir_fd, PSGD__ENV_JSON, 0);
+}
+
 /* What an earlier run wrote, and nothing else. */
 static psgd_status remove_records(
 	struct psgd_run *run, const json_t *old, const struct psgd_config *config)
@@ -163,6 +185,7 @@ static psgd_status remove_records(
 		return psgd__run_fail_write(run, "events.jsonl");
 	unlinkat(run->dir_fd, run->calibration, 0);
 	unlinkat(run->dir_fd, "manifest.json", 0);
+	remove_env(run);
 	if (is_own_name(accuracy, "") && strlen(accuracy) < PSGD__FILE_NAME) {
 		snprintf(path, sizeof(path), "accuracy/%s", accuracy);
 		unlinkat(run->dir_fd, path, 0);

@@ -8,6 +8,7 @@
 
 #include <jansson.h>
 
+#include <psgd/experiment/measure.h>
 #include <psgd/experiment/run.h>
 
 #include "base/base.h"
@@ -159,6 +160,16 @@ psgd_status psgd__run_load(struct psgd_run *run, const struct psgd_state_reader 
 psgd_status psgd__manifest_write(
 	struct psgd_run *run, const struct psgd_run_options *options, const char *resolved);
 
+/* --- environment --- */
+
+#define PSGD__ENV_JSON "env_metrics.json"
+
+/* env_metrics_rank0_<timestamp>.txt, env_metrics.json and an event. link: NULL, or emulated. */
+psgd_status psgd__run_env(
+	struct psgd_run *run, const struct psgd_measured *found, const struct psgd_link *link);
+/* Is it the name of such a text? */
+bool psgd__is_env_text(const char *name);
+
 /* --- events --- */
 
 psgd_status psgd__event_text(
@@ -172,6 +183,7 @@ psgd_status psgd__event_step(struct psgd_run *run, const struct psgd_run_iterati
 psgd_status psgd__event_epoch(struct psgd_run *run, const struct psgd_run_epoch *row);
 psgd_status psgd__event_link(
 	struct psgd_run *run, uint64_t iteration, const struct psgd_link *link);
+psgd_status psgd__event_env(struct psgd_run *run, const struct psgd_measured *found);
 psgd_status psgd__event_finish(struct psgd_run *run, const char *state, const char *reason);
 
 /* --- progress --- */

@@ -61,7 +61,9 @@ psgd_status psgd__stack_open_all(struct psgd_stack *stack);
 
 /* The link model, if the configuration limits the network. */
 psgd_status psgd__stack_open_link(struct psgd_stack *stack);
-/* And what it is at first, for the records. */
+/* Measures the network, in step with the other workers, for the records and the live cap. */
+psgd_status psgd__stack_measure(struct psgd_stack *stack);
+/* What the link is at first, for the records. */
 void psgd__stack_tell_link(struct psgd_stack *stack);
 
 /*

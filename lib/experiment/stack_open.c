@@ -301,6 +301,8 @@ psgd_status psgd__stack_open_all(struct psgd_stack *stack)
 	if (!status)
 		status = open_run(stack);
 	status = psgd__stack_agree(stack, status);
+	if (!status && stack->launch.n_workers > 1 && stack->config->communication.measure)
+		status = psgd__stack_agree(stack, psgd__stack_measure(stack));
 	if (!status)
 		psgd__stack_drop_checkpoints(stack);
 	return status;

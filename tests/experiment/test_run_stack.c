@@ -48,6 +48,14 @@ static void write_file(const char *name, const char *text, const char *more)
 	fclose(file);
 }
 
+static void replace(const char *name, const char *what, const char *with)
+{
+	char command[256];
+
+	snprintf(command, sizeof(command), "sed -i 's/%s/%s/' %s", what, with, name);
+	ck_assert_int_eq(system(command), 0);
+}
+
 static void set_up(void)
 {
 	struct sockaddr_in address = {
@@ -216,6 +224,68 @@ START_TEST(trains_and_records)
 }
 END_TEST
 
+/* What was measured, as the records have it; NULL: nothing was. */
+static json_t *read_env(void)
+{
+	json_t *env = json_load_file("r/env_metrics.json", 0, NULL);
+	char text[1024] = "";
+	FILE *file = popen("cat r/env_metrics_rank0_*.txt 2>&1", "r");
+
+	text[fread(text, 1, sizeof(text) - 1, file)] = '\0';
+	pclose(file);
+	if (!env) {
+		ck_assert_ptr_nonnull(strstr(text, "No such file"));
+		return NULL;
+	}
+	/* One run, one text. */
+	ck_assert_ptr_nonnull(strstr(text, "workers: "));
+	ck_assert_ptr_null(strstr(strstr(text, "workers: ") + 1, "workers: "));
+	ck_assert_ptr_nonnull(strstr(text, "\nallreduce_bandwidth_mbps: "));
+	ck_assert_ptr_nonnull(strstr(text, "\nlatency_ms: "));
+	ck_assert_ptr_nonnull(strstr(text, "\nconfigured_egress_mbps: 100\n"));
+	return env;
+}
+
+/* Measured before training unless the configuration says no; the training is the same, to the bit.
+ */
+START_TEST(measures_the_network)
+{
+	static const char limits[] =
+		"network_limits: {enable: true, bandwidth_mbps: 100, latency_ms: 5, "
+		"jitter_ms: 1, loss_pct: 1}\n";
+	struct outcome first[2];
+	json_t *env;
+
+	setenv("PSGD_OVERWRITE", "1", 1);
+	for (int k = 0; k < 3; k++) {
+		for (int w = 0; w < 2; w++) {
+			char name[32];
+
+			snprintf(name, sizeof(name), "config%d.yaml", w);
+			write_file(name, yaml, limits);
+			if (k == 1)
+				replace(name, "timeout_s: 20", "timeout_s: 20, measure: false");
+		}
+		run_workers(2);
+		for (int w = 0; w < 2; w++) {
+			ck_assert_msg(outcomes[w].status == PSGD_OK, "%s", outcomes[w].error);
+			if (k == 0)
+				first[w] = outcomes[w];
+			ck_assert_mem_eq(
+				outcomes[w].gradient, first[w].gradient, sizeof(first[w].gradient));
+		}
+		env = read_env();
+		ck_assert(k == 1 ? !env : json_is_object(env));
+		if (env) {
+			ck_assert_double_gt(
+				json_number_value(json_object_get(env, "latency_ms")), 3.9);
+			ck_assert_uint_ge(json_array_size(json_object_get(env, "points")), 5);
+		}
+		json_decref(env);
+	}
+}
+END_TEST
+
 START_TEST(shaped_link)
 {
 	for (int w = 0; w < 2; w++) {
@@ -243,7 +313,7 @@ static void write_schedule(uint32_t n)
 			"  enable: true\n"
 			"  method: model\n"
 			"  schedule:\n"
-			"  - {at_iteration: 2, egress_mbps: 50, ingress_mbps: 50, latency_ms: 30}\n"
+			"  - {at_iteration: 2, egress_mbps: 50, latency_ms: 30}\n"
 			"  - {at_iteration: 4, egress_mbps: 0, ingress_mbps: 20, latency_ms: "
 			"60}\n");
 	}
@@ -448,6 +518,7 @@ static Suite *suite(void)
 	tcase_add_checked_fixture(m, set_up, tear_down);
 	tcase_add_loop_test(m, trains_and_records, 1, MAX_WORKERS);
 	tcase_add_test(m, shaped_link);
+	tcase_add_test(m, measures_the_network);
 	tcase_add_loop_test(m, link_changes, 0, 3);
 	tcase_add_test(m, configurations_that_differ);
 	tcase_add_test(m, finished_folder_is_said_to_all);
