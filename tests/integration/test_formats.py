@@ -136,7 +136,7 @@ class Formats(Case):
             self.assertEqual(seeds, [0, 1])
             # the campaign's own table says the same
             lines = [line.split() for line in self.said.splitlines()
-                     if re.match(rf' *\d+  {method}_seed\d  finished', line)]
+                     if re.match(rf' *\d+  {method}_seed\d +finished', line)]
             accuracy, seconds = ([float(line[i]) for line in lines] for i in (3, 4))
             self.assertAlmostEqual(values[0][0], statistics.mean(accuracy), delta=0.01)
             self.assertAlmostEqual(values[0][1], statistics.stdev(accuracy), delta=0.02)
