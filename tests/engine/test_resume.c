@@ -363,6 +363,15 @@ START_TEST(exchanges_go_on)
 		ck_assert_int_eq(psgd_session_load(b.group.session[w], &reader), PSGD_OK);
 		psgd__kept_free(&kept[w]);
 	}
+	/* A trial on one of the sides makes no difference either. */
+	for (uint32_t rank = 0; rank < 6; rank += 5) {
+		for (uint32_t w = 0; w < WORKERS; w++)
+			ck_assert_int_eq(psgd_session_trial(b.group.session[w], rank), PSGD_OK);
+		group_once(&b, &s, 1);
+		group_once(&b, &s, 2);
+	}
+	for (uint32_t w = 0; w < WORKERS; w++)
+		ck_assert_int_eq(psgd_session_trial(b.group.session[w], PSGD_TRIAL_END), PSGD_OK);
 	for (int step = 7; step < STEPS; step++)
 		ck_assert_uint_eq(group_once(&a, &s, step), group_once(&b, &s, step));
 	close_side(&a);
