@@ -7,8 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <psgd/experiment/checkpoint.h>
+
 #include "checkpoint.h"
 #include "models.h"
+#include "pretrained.h"
 #include "schedule.h"
 #include "step.h"
 
@@ -61,6 +64,24 @@ static psgd_status alloc_buffers(struct trainer *t)
 	return PSGD_OK;
 }
 
+/* Worker 0's parameters and statistics; a checkpoint's come later and are the worker's own. */
+static psgd_status share_first(struct trainer *t)
+{
+	const struct psgd_config_model *model = &t->config->model;
+	psgd_status status = PSGD_OK;
+
+	if (model->pretrained && t->launch->worker == 0 && !psgd_stack_resumes(t->stack, NULL))
+		status = pretrained_load(&t->net, model->weights, t->error);
+	if (status)
+		return status;
+	status = psgd_session_broadcast(
+		t->session, t->net.params, t->net.n_params * sizeof(float), 0);
+	if (!status && t->net.n_running > 0)
+		status = psgd_session_broadcast(
+			t->session, t->net.running, t->net.n_running * sizeof(float), 0);
+	return status ? trainer_fail(t, status, "broadcast of the first parameters") : PSGD_OK;
+}
+
 static psgd_status open_session(struct trainer *t)
 {
 	struct psgd_tensor *tensors = calloc(t->net.n_tensors, sizeof(*tensors));
@@ -79,11 +100,7 @@ static psgd_status open_session(struct trainer *t)
 			buckets_on_grads, &t->buckets);
 	if (status)
 		return image_fail(t->error, status, "out of memory");
-	status = psgd_session_broadcast(
-		t->session, t->net.params, t->net.n_params * sizeof(float), 0);
-	if (status)
-		return trainer_fail(t, status, "broadcast of the first parameters");
-	return PSGD_OK;
+	return share_first(t);
 }
 
 static psgd_status trainer_init(struct trainer *t, psgd_stack *stack, struct image_error *error)

@@ -246,6 +246,61 @@ START_TEST(calibration_leaves_nothing)
 }
 END_TEST
 
+/* A safetensors file of zeros for the mlp: its outputs are alike for all classes. */
+static void write_zeros(const char *path)
+{
+	static const struct {
+		const char *name, *dims;
+		size_t count;
+	} tensors[] = {{"fc1.weight", "1024,784", 1024 * 784}, {"fc1.bias", "1024", 1024},
+		{"fc2.weight", "1024,1024", 1024 * 1024}, {"fc2.bias", "1024", 1024},
+		{"fc3.weight", "10,1024", 10240}, {"fc3.bias", "10", 10}};
+	char header[1024], length[8] = {0};
+	size_t n = 0, offset = 0;
+	FILE *file = fopen(path, "wb");
+
+	ck_assert_ptr_nonnull(file);
+	for (size_t i = 0; i < 6; i++) {
+		size_t end = offset + 4 * tensors[i].count;
+
+		n += (size_t)snprintf(header + n, sizeof(header) - n,
+			"%s\"%s\":{\"dtype\":\"F32\",\"shape\":[%s],"
+			"\"data_offsets\":[%zu,%zu]}",
+			i ? "," : "{", tensors[i].name, tensors[i].dims, offset, end);
+		offset = end;
+	}
+	header[n++] = '}';
+	for (size_t i = 0; i < 2; i++)
+		length[i] = (char)(n >> (8 * i));
+	ck_assert_uint_eq(fwrite(length, 1, 8, file), 8);
+	ck_assert_uint_eq(fwrite(header, 1, n, file), n);
+	ck_assert_int_eq(fseek(file, (long)offset - 1, SEEK_CUR), 0);
+	ck_assert_int_eq(fputc(0, file), 0);
+	ck_assert_int_eq(fclose(file), 0);
+}
+
+/* Worker 0 has the file, and all begin with it. */
+START_TEST(weights_from_a_file)
+{
+	double losses[ROWS];
+
+	write_config("mlp", dense);
+	write_zeros("zeros");
+	train(2, "a", "training.max_iterations=3 model.pretrained=true model.weights=zeros");
+	ck_assert_uint_eq(column("a", "loss", losses), 3);
+	ck_assert_double_eq_tol(losses[0], log(10.0), 1e-6);
+	ck_assert_ptr_nonnull(hash_of("a"));
+	ended = run_psgd("run train.yaml --standalone --nproc-per-node 2 save_dir=b "
+			 "model.pretrained=true model.weights=zeros model.num_classes=12",
+		60);
+	ck_assert_int_eq(ended.code, 2);
+	ck_assert_msg(strstr(ended.err, "zeros: fc3.weight is 10 x 1024, but the model's is "
+					"12 x 1024") != NULL,
+		"%s", ended.err);
+	ck_assert_uint_eq(count_trainers(), 0);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("train");
@@ -258,6 +313,7 @@ static Suite *suite(void)
 	tcase_add_test(c, ranks_by_epoch);
 	tcase_add_test(c, norms_are_joined);
 	tcase_add_test(c, calibration_leaves_nothing);
+	tcase_add_test(c, weights_from_a_file);
 	suite_add_tcase(s, c);
 	return s;
 }
