@@ -39,9 +39,8 @@ static psgd_status check_dataset(struct psgd__doc *doc, const struct psgd_config
 {
 	bool imagenet = strcmp(dataset->name, "imagenet") == 0;
 
-	if ((imagenet || strcmp(dataset->name, "idx") == 0) && !dataset->root)
-		return REFUSE(doc, "dataset.name", "%s needs dataset.root%s", dataset->name,
-			imagenet ? ", a folder with train/CLASS/ and val/CLASS/" : "");
+	if (strcmp(dataset->name, "idx") == 0 && !dataset->root)
+		return REFUSE(doc, "dataset.name", "idx needs dataset.root");
 	if (imagenet && strcmp(dataset->augment, "crop_flip") == 0)
 		return REFUSE(doc, "dataset.augment",
 			"crop_flip is for small images, expected resized_crop_flip or none");

@@ -359,8 +359,6 @@ static const struct refusal models[] = {
 		"safetensors.torch.save_file"},
 	{"", "model.weights=w.safetensors", "override 'model.weights=w.safetensors': "
 		"needs model.pretrained: true"},
-	{"", "dataset.name=imagenet", "override 'dataset.name=imagenet': "
-		"imagenet needs dataset.root, a folder with train/CLASS/ and val/CLASS/"},
 	{"", "dataset.image_size=64", "override 'dataset.image_size=64': "
 		"needs dataset.name: imagenet, not synthetic"},
 	{"", "dataset.skip_bad=true", "override 'dataset.skip_bad=true': "
