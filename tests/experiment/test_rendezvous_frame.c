@@ -227,8 +227,11 @@ static const struct {
 		"b: worker 0 has no such key, worker 3 has 2"},
 	{"r: [{s: 1, e: 2}]\n", "r: [{s: 1, e: 3}]\n",
 		"r: worker 0 has [{s: 1, e: 2}], worker 3 has [{s: 1, e: 3}]"},
-	{"threads: 1\ndataset: {root: /a}\nsave_dir: x\nname: q\n",
-		"threads: 2\ndataset: {root: /b}\nsave_dir: y\nname: p\n", ""},
+	{"threads: 1\ndataset: {root: /a, loader_threads: 1, prefetch_batches: 1}\nsave_dir: "
+	 "x\nname: q\n",
+		"threads: 2\ndataset: {root: /b, loader_threads: 2, prefetch_batches: "
+		"3}\nsave_dir: y\nname: p\n",
+		""},
 };
 
 START_TEST(differences_are_listed)
