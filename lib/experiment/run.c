@@ -54,6 +54,8 @@ static psgd_status open_records(struct psgd_run *run, const struct psgd_run_opti
 		run->calibration_dir = psgd__strdup(c->save_dir);
 	if (!run->dir || !run->locale || (c->save_dir && !run->calibration_dir))
 		return psgd__run_fail(run, PSGD_ERR_NOMEM, "out of memory");
+	if (psgd__stages_take(run, &options->config->adaptive_training))
+		return psgd__run_fail(run, PSGD_ERR_NOMEM, "out of memory");
 	PSGD__TRY(psgd__folder_take(run, options));
 	PSGD__TRY(psgd__folder_fill(run, options));
 	run->statm_fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
@@ -368,6 +370,7 @@ void psgd_run_close(psgd_run **run)
 		close(r->dir_fd);
 	if (r->locale)
 		freelocale(r->locale);
+	psgd__stages_free(r);
 	free(r->calibration_dir);
 	free(r->dir);
 	free(r);

@@ -39,8 +39,7 @@ json_t *psgd__json_text(const char *text)
 	return value;
 }
 
-/* Takes the reference to `line`, which may be NULL when memory has ended. */
-static psgd_status append(struct psgd_run *run, json_t *line)
+psgd_status psgd__event_append(struct psgd_run *run, json_t *line)
 {
 	char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(16)) : NULL;
 	psgd_status status = PSGD_OK;
@@ -60,9 +59,10 @@ static psgd_status append(struct psgd_run *run, json_t *line)
 psgd_status psgd__event_text(
 	struct psgd_run *run, const char *event, uint64_t iteration, const char *text)
 {
-	return append(run, json_pack("{s:f, s:o, s:I, s:o}", "time", psgd__unix_time(), "event",
-				   psgd__json_text(event), "iteration", (json_int_t)iteration,
-				   "text", psgd__json_text(text)));
+	return psgd__event_append(
+		run, json_pack("{s:f, s:o, s:I, s:o}", "time", psgd__unix_time(), "event",
+			     psgd__json_text(event), "iteration", (json_int_t)iteration, "text",
+			     psgd__json_text(text)));
 }
 
 static psgd_status event_notices(struct psgd_run *run, const char *notices)
@@ -81,7 +81,7 @@ static psgd_status event_notices(struct psgd_run *run, const char *notices)
 
 psgd_status psgd__event_start(struct psgd_run *run, const struct psgd_run_options *options)
 {
-	PSGD__TRY(append(
+	PSGD__TRY(psgd__event_append(
 		run, json_pack("{s:f, s:s, s:s, s:o, s:i, s:o, s:I}", "time", psgd__unix_time(),
 			     "event", "start", "version", psgd_version_string(), "name",
 			     psgd__json_text(options->config->name), "workers", (int)run->n_workers,
@@ -93,7 +93,7 @@ psgd_status psgd__event_start(struct psgd_run *run, const struct psgd_run_option
 /* What was recorded from this iteration on is superseded by what follows. */
 psgd_status psgd__event_resume(struct psgd_run *run)
 {
-	return append(run,
+	return psgd__event_append(run,
 		json_pack("{s:f, s:s, s:s, s:I, s:I}", "time", psgd__unix_time(), "event", "resume",
 			"version", psgd_version_string(), "iteration",
 			(json_int_t)run->resume_iteration, "epoch", (json_int_t)run->resume_epoch));
@@ -117,7 +117,7 @@ static psgd_status event_rank(struct psgd_run *run, uint64_t epoch, uint64_t ste
 
 	run->has_rank_event = true;
 	run->last_rank = rank;
-	return append(run,
+	return psgd__event_append(run,
 		json_pack("{s:f, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I}",
 			"time", psgd__unix_time(), "event", "rank", "step", (json_int_t)step,
 			"rank", (json_int_t)rank, "previous", previous, "cap",
@@ -156,11 +156,12 @@ static psgd_status step_learning_rate(struct psgd_run *run, const struct psgd_ru
 	if (row->learning_rate == before || !isfinite(row->learning_rate))
 		return PSGD_OK;
 	run->last_learning_rate = row->learning_rate;
-	return append(run, json_pack("{s:f, s:s, s:I, s:I, s:o, s:o}", "time", psgd__unix_time(),
-				   "event", "lr", "iteration", (json_int_t)row->iteration, "epoch",
-				   (json_int_t)row->epoch, "learning_rate",
-				   psgd__json_number(row->learning_rate), "previous",
-				   psgd__json_number(before)));
+	return psgd__event_append(
+		run, json_pack("{s:f, s:s, s:I, s:I, s:o, s:o}", "time", psgd__unix_time(), "event",
+			     "lr", "iteration", (json_int_t)row->iteration, "epoch",
+			     (json_int_t)row->epoch, "learning_rate",
+			     psgd__json_number(row->learning_rate), "previous",
+			     psgd__json_number(before)));
 }
 
 static psgd_status step_stats(struct psgd_run *run, const struct psgd_run_iteration *row,
@@ -177,7 +178,7 @@ static psgd_status step_stats(struct psgd_run *run, const struct psgd_run_iterat
 	payload = run->stats_payload_bytes;
 	steps = run->stats_steps;
 	run->stats_raw_bytes = run->stats_payload_bytes = run->stats_steps = 0;
-	return append(
+	return psgd__event_append(
 		run, json_pack("{s:f, s:s, s:I, s:I, s:I, s:I, s:o, s:I, s:I}", "time",
 			     psgd__unix_time(), "event", "stats", "iteration",
 			     (json_int_t)row->iteration, "steps", (json_int_t)steps, "raw_bytes",
@@ -191,11 +192,12 @@ psgd_status psgd__event_step(struct psgd_run *run, const struct psgd_run_iterati
 	const struct psgd_report *report)
 {
 	PSGD__TRY(step_rank(run, row, report));
+	PSGD__TRY(psgd__event_stage(run, row));
 	PSGD__TRY(step_learning_rate(run, row));
 	PSGD__TRY(step_stats(run, row, report));
 	if (!report->n_nonfinite)
 		return PSGD_OK;
-	return append(
+	return psgd__event_append(
 		run, json_pack("{s:f, s:s, s:I, s:I, s:I, s:I}", "time", psgd__unix_time(), "event",
 			     "nonfinite", "iteration", (json_int_t)row->iteration, "step",
 			     (json_int_t)report->step, "epoch", (json_int_t)row->epoch, "buckets",
@@ -204,17 +206,18 @@ psgd_status psgd__event_step(struct psgd_run *run, const struct psgd_run_iterati
 
 psgd_status psgd__event_epoch(struct psgd_run *run, const struct psgd_run_epoch *row)
 {
-	return append(run, json_pack("{s:f, s:s, s:I, s:I, s:o, s:o, s:o}", "time",
-				   psgd__unix_time(), "event", "epoch", "epoch",
-				   (json_int_t)row->epoch, "iteration", (json_int_t)row->iteration,
-				   "epoch_loss", psgd__json_number(row->epoch_loss), "accuracy",
-				   psgd__json_number(row->accuracy), "grad_accum_norm",
-				   psgd__json_number(row->grad_accum_norm)));
+	return psgd__event_append(
+		run, json_pack("{s:f, s:s, s:I, s:I, s:o, s:o, s:o}", "time", psgd__unix_time(),
+			     "event", "epoch", "epoch", (json_int_t)row->epoch, "iteration",
+			     (json_int_t)row->iteration, "epoch_loss",
+			     psgd__json_number(row->epoch_loss), "accuracy",
+			     psgd__json_number(row->accuracy), "grad_accum_norm",
+			     psgd__json_number(row->grad_accum_norm)));
 }
 
 psgd_status psgd__event_env(struct psgd_run *run, const struct psgd_measured *found)
 {
-	return append(
+	return psgd__event_append(
 		run, json_pack("{s:f, s:s, s:f, s:o, s:f, s:f, s:f}", "time", psgd__unix_time(),
 			     "event", "env", "latency_ms", found->latency_ms,
 			     "allreduce_bandwidth_mbps", psgd__json_number(found->bandwidth_mbps),
@@ -231,7 +234,7 @@ psgd_status psgd__event_link(struct psgd_run *run, uint64_t iteration, const str
 {
 	if (!run->writes)
 		return PSGD_OK;
-	return append(
+	return psgd__event_append(
 		run, json_pack("{s:f, s:s, s:I, s:o, s:o, s:f}", "time", psgd__unix_time(), "event",
 			     "link", "iteration", (json_int_t)iteration, "egress_mbps",
 			     mbps(link->egress_bps), "ingress_mbps", mbps(link->ingress_bps),
@@ -240,6 +243,7 @@ psgd_status psgd__event_link(struct psgd_run *run, uint64_t iteration, const str
 
 psgd_status psgd__event_finish(struct psgd_run *run, const char *state, const char *reason)
 {
-	return append(run, json_pack("{s:f, s:s, s:s, s:o}", "time", psgd__unix_time(), "event",
-				   "finish", "state", state, "reason", psgd__json_text(reason)));
+	return psgd__event_append(
+		run, json_pack("{s:f, s:s, s:s, s:o}", "time", psgd__unix_time(), "event", "finish",
+			     "state", state, "reason", psgd__json_text(reason)));
 }

@@ -57,6 +57,12 @@ psgd_status psgd__row_append(struct psgd__row *row, struct psgd__record *record)
 
 /* --- the run --- */
 
+/* One of adaptive_training's stages, as far as records tell of it. */
+struct psgd__stage {
+	char *name; /* NULL: none */
+	uint64_t start_epoch, end_epoch;
+};
+
 /* What status.json and the progress line show. */
 struct psgd__live {
 	bool any;		   /* an iteration has been seen */
@@ -95,6 +101,8 @@ struct psgd_run {
 	char *calibration_dir;
 	/* Of the steps since the last stats event; one after every so many. 0: never. */
 	uint64_t stats_every, stats_raw_bytes, stats_payload_bytes, stats_steps;
+	struct psgd__stage *stages; /* only where they act */
+	size_t n_stages, stage;	    /* the last step's; n_stages: none */
 	/* What the last row had, to see changes. */
 	bool has_rank_event;
 	uint32_t last_rank, last_cap, last_choice;
@@ -172,6 +180,8 @@ bool psgd__is_env_text(const char *name);
 
 /* --- events --- */
 
+/* Appends a line, and takes the reference to it, which may be NULL when memory has ended. */
+psgd_status psgd__event_append(struct psgd_run *run, json_t *line);
 psgd_status psgd__event_text(
 	struct psgd_run *run, const char *event, uint64_t iteration, const char *text);
 /* And what the configuration has that does nothing, an event each. */
@@ -185,6 +195,13 @@ psgd_status psgd__event_link(
 	struct psgd_run *run, uint64_t iteration, const struct psgd_link *link);
 psgd_status psgd__event_env(struct psgd_run *run, const struct psgd_measured *found);
 psgd_status psgd__event_finish(struct psgd_run *run, const char *state, const char *reason);
+
+/* --- stages --- */
+
+psgd_status psgd__stages_take(struct psgd_run *run, const struct psgd_config_adaptive *adaptive);
+void psgd__stages_free(struct psgd_run *run);
+/* An event where a stage begins, or none follows one. */
+psgd_status psgd__event_stage(struct psgd_run *run, const struct psgd_run_iteration *row);
 
 /* --- progress --- */
 

@@ -238,6 +238,34 @@ START_TEST(stats_every_so_often)
 }
 END_TEST
 
+/* Epochs of ten steps: 0 has no stage, 1 has one with a name, 2 one without. */
+START_TEST(stages_are_events)
+{
+	static const char *const ends[] = {"r/events.jsonl", "stage"};
+	struct psgd_report report = a_report(0);
+	json_t *first, *second;
+	psgd_run *run;
+
+	psgd_config_free(&config);
+	config = load("adaptive_training={enable: true, stages: [{start_epoch: 1, end_epoch: 1, "
+		      "name: warm}, {start_epoch: 2, end_epoch: 9}]}");
+	run = must_open("r", false);
+	for (uint64_t i = 0; i < 25; i++)
+		add_iteration(run, i, &report);
+	psgd_run_close(&run);
+	first = event_of(ends[0], ends[1], 0);
+	second = event_of(ends[0], ends[1], 1);
+	ck_assert_ptr_null(event_of(ends[0], ends[1], 2));
+	ck_assert_int_eq(json_integer_value(json_object_get(first, "iteration")), 10);
+	ck_assert_str_eq(json_string_value(json_object_get(first, "name")), "warm");
+	ck_assert_int_eq(json_integer_value(json_object_get(second, "iteration")), 20);
+	ck_assert_int_eq(json_integer_value(json_object_get(second, "stage")), 1);
+	ck_assert(json_is_null(json_object_get(second, "name")));
+	json_decref(first);
+	json_decref(second);
+}
+END_TEST
+
 START_TEST(notices_are_events)
 {
 	json_t *event;
@@ -488,6 +516,7 @@ static Suite *suite(void)
 	tcase_add_test(t, calibration_where_it_is_asked);
 	tcase_add_test(t, stats_every_so_often);
 	tcase_add_test(t, notices_are_events);
+	tcase_add_test(t, stages_are_events);
 	tcase_add_test(t, events_hold_every_decision);
 	tcase_add_test(t, rank_without_decision);
 	tcase_add_test(t, manifest);
