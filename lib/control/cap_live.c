@@ -2,21 +2,26 @@
  * The live cap: the largest candidate whose predicted exposed share of a step is small enough.
  *
  * The prediction walks the cost model over the fitted link, with medians over the last steps of
- * everything else, so that one odd step moves nothing. Down goes at once, as far as it must. Up
- * goes one candidate at a time: after `dwell_steps` without a move, and if the share has been
- * clear of the limit for some decisions in a row. A step up that had to be taken back soon doubles
- * the wait, because then the model is wrong about that candidate. It begins at the middle one of
- * the compressed candidates, from which both ends are near.
+ * everything else, so that one odd step moves nothing. Down goes at once, as far as it must; where
+ * the share is little above the limit, only if it stays there, since noise does not. Up goes one
+ * candidate at a time: after `dwell_steps` without a move, and if the share has been clear of the
+ * limit for as many decisions in a row. A step up that had to be taken back soon doubles the wait,
+ * because then the model is wrong about that candidate. It begins at the middle one of the
+ * compressed candidates, from which both ends are near; a prior of the link lets it go from there
+ * to where the model says at once.
  */
 #include "control/control.h"
 
 #include <math.h>
 #include <string.h>
 
-#define HISTORY 16 /* steps that medians are over */
-#define SETTLED 3  /* steps at a rank before its encode and decode times are believed */
-#define CLEAR 0.85 /* of the limit: low enough to go up */
-#define CLEAR_DECISIONS 4
+#define HISTORY 48    /* steps that medians are over */
+#define SETTLED 3     /* steps at a rank before its encode and decode times are believed */
+#define CLEAR 0.85    /* of the limit: low enough to go up */
+#define FAR_CLEAR 0.6 /* of the limit: such a decision counts for FAR_COUNTS */
+#define FAR_COUNTS 4
+#define OVER 1.15	/* of the limit: too much to wait and see */
+#define PERSISTS 16	/* decisions in a row, or else it is noise */
 #define SOON 4		/* dwells within which a step down takes a step up back */
 #define MAX_PATIENCE 16 /* dwells at most between two steps up */
 #define MAX_DWELL (UINT64_MAX / (SOON * MAX_PATIENCE))
@@ -49,9 +54,9 @@ struct state {
 	size_t at; /* the cap */
 	uint64_t observed;
 	uint64_t moved_step, up_step, rank_step; /* the last move, step up, change of rank */
-	uint8_t has_moved, has_gone_up, reserved[6];
-	uint32_t clear; /* decisions in a row */
-	uint32_t patience;
+	uint8_t has_moved, has_gone_up, placed, reserved[5];
+	uint32_t clear, over; /* decisions in a row below CLEAR, above the limit */
+	uint32_t patience, reserved32;
 };
 
 struct cap_live {
@@ -224,7 +229,7 @@ static void move(struct cap_live *live, uint64_t step, size_t to)
 	live->s.has_gone_up = up;
 	live->s.has_moved = true;
 	live->s.moved_step = step;
-	live->s.clear = 0;
+	live->s.clear = live->s.over = 0;
 	live->s.at = to;
 }
 
@@ -233,13 +238,39 @@ static psgd_status go_down(struct cap_live *live, const struct psgd_observation 
 {
 	size_t to = live->s.at;
 
-	out->value = share;
+	out->value = out->predicted_exposed = share;
+	out->regime = "link_hold";
+	live->s.clear = 0;
+	if (share <= OVER * live->max_exposed && ++live->s.over < PERSISTS)
+		return PSGD_OK;
 	while (to > 0 && share > live->max_exposed)
 		PSGD__TRY(share_at(live, seen, --to, &share));
 	out->predicted_exposed = share;
 	out->moved = to != live->s.at;
-	out->regime = out->moved ? "link_down" : "link_hold";
-	live->s.clear = 0;
+	if (!out->moved)
+		return PSGD_OK;
+	out->regime = "link_down";
+	move(live, seen->step, to);
+	return PSGD_OK;
+}
+
+/* The first move with a prior: to the largest candidate that fits, as far as it is. */
+static psgd_status place(
+	struct cap_live *live, const struct psgd_observation *seen, struct psgd__cap_verdict *out)
+{
+	double share, limit;
+	size_t to = live->candidates.n;
+
+	do {
+		to--;
+		limit = to > live->s.at ? CLEAR * live->max_exposed : live->max_exposed;
+		PSGD__TRY(share_at(live, seen, to, &share));
+	} while (to > 0 && share > limit);
+	out->value = out->predicted_exposed = share;
+	out->threshold = limit;
+	out->moved = to != live->s.at;
+	out->regime = "link_prior";
+	live->s.placed = true;
 	if (out->moved)
 		move(live, seen->step, to);
 	return PSGD_OK;
@@ -249,16 +280,21 @@ static psgd_status go_down(struct cap_live *live, const struct psgd_observation 
 static psgd_status go_up(struct cap_live *live, const struct psgd_observation *seen, double share,
 	struct psgd__cap_verdict *out)
 {
-	double limit = CLEAR * live->max_exposed, above = INFINITY;
+	double limit = CLEAR * live->max_exposed, far = FAR_CLEAR * live->max_exposed;
+	double above = INFINITY;
 	size_t to = live->s.at;
 	bool rested = !live->s.has_moved ||
 		      seen->step - live->s.moved_step >= live->s.patience * live->dwell_steps;
 
 	out->value = out->predicted_exposed = share;
+	live->s.over = 0;
 	while (to + 1 < live->candidates.n && above > limit)
 		PSGD__TRY(share_at(live, seen, ++to, &above));
-	live->s.clear = above <= limit ? live->s.clear + 1 : 0;
-	if (live->s.clear < CLEAR_DECISIONS || !rested)
+	if (above > limit)
+		live->s.clear = 0;
+	else if (live->s.clear < PERSISTS)
+		live->s.clear += above > far ? 1 : FAR_COUNTS;
+	if (live->s.clear < PERSISTS || !rested)
 		return PSGD_OK;
 	out->value = out->predicted_exposed = above;
 	out->threshold = limit;
@@ -268,12 +304,25 @@ static psgd_status go_up(struct cap_live *live, const struct psgd_observation *s
 	return PSGD_OK;
 }
 
+/* The link as it is known after enough steps: where to be under it. */
+static psgd_status follow(
+	struct cap_live *live, const struct psgd_observation *seen, struct psgd__cap_verdict *out)
+{
+	double share;
+
+	if (!live->s.placed)
+		return place(live, seen, out);
+	out->threshold = live->max_exposed;
+	PSGD__TRY(share_at(live, seen, live->s.at, &share));
+	return share > live->max_exposed ? go_down(live, seen, share, out)
+					 : go_up(live, seen, share, out);
+}
+
 static psgd_status live_decide(
 	void *self, const struct psgd_observation *seen, struct psgd__cap_verdict *out)
 {
 	struct cap_live *live = self;
 	psgd_status status = PSGD_OK;
-	double share;
 
 	out->regime = "link_hold";
 	/* A step in which nothing was exchanged says nothing. */
@@ -281,16 +330,12 @@ static psgd_status live_decide(
 		PSGD__TRY(fit_buckets(live, seen->n_buckets));
 		if (observe(live, seen))
 			live->s.patience = 1;
-		if (live->s.fit.n_steps) {
-			out->delay_ns = live->s.fit.delay_ns;
-			out->ns_per_byte = live->s.fit.ns_per_byte;
-		}
-		if (live->s.fit.n_steps && live->s.observed >= live->warmup_steps) {
-			out->threshold = live->max_exposed;
-			PSGD__TRY(share_at(live, seen, live->s.at, &share));
-			status = share > live->max_exposed ? go_down(live, seen, share, out)
-							   : go_up(live, seen, share, out);
-		}
+		if (live->s.fit.n_steps && live->s.observed >= live->warmup_steps)
+			status = follow(live, seen, out);
+	}
+	if (live->s.fit.n_steps || live->s.fit.known) {
+		out->delay_ns = live->s.fit.delay_ns;
+		out->ns_per_byte = live->s.fit.ns_per_byte;
 	}
 	out->rank = live->candidates.rank[live->s.at];
 	return status;
@@ -348,6 +393,13 @@ static size_t live_pieces(void *self, struct psgd__state_piece *pieces)
 
 static const struct psgd__cap_ops live_ops = {live_needs, live_decide, live_destroy, live_pieces};
 
+static psgd_status check_prior(double value, const char *name, const struct psgd__refusal *refusal)
+{
+	if (value >= 0.0 && value < 1e18)
+		return PSGD_OK;
+	return psgd__refuse(refusal, "%s is %g; it must be at least 0", name, value);
+}
+
 psgd_status psgd__cap_live(const struct psgd_live_options *options,
 	const struct psgd__candidates *candidates, const struct psgd__refusal *refusal,
 	struct psgd__cap *out)
@@ -355,9 +407,12 @@ psgd_status psgd__cap_live(const struct psgd_live_options *options,
 	struct psgd_live_options in;
 	struct cap_live *live;
 	size_t n = candidates->n;
+	bool prior;
 
 	PSGD__TRY(psgd__take_options(&in, sizeof(in), options, "live", refusal));
 	PSGD__TRY(psgd__check_share(&in.max_exposed, "live.max_exposed", refusal));
+	PSGD__TRY(check_prior(in.prior_delay_ns, "live.prior_delay_ns", refusal));
+	PSGD__TRY(check_prior(in.prior_ns_per_byte, "live.prior_ns_per_byte", refusal));
 	live = psgd__calloc(1, sizeof(*live));
 	if (!live)
 		return PSGD_ERR_NOMEM;
@@ -365,12 +420,16 @@ psgd_status psgd__cap_live(const struct psgd_live_options *options,
 	live->dwell_steps = in.dwell_steps ? in.dwell_steps : 50;
 	if (live->dwell_steps > MAX_DWELL)
 		live->dwell_steps = MAX_DWELL;
-	live->warmup_steps = in.warmup_steps ? in.warmup_steps : 5;
+	prior = in.prior_delay_ns > 0.0 || in.prior_ns_per_byte > 0.0;
+	live->warmup_steps = in.warmup_steps ? in.warmup_steps : prior ? SETTLED : 5;
 	live->candidates = *candidates;
 	if (n > 1 && candidates->rank[n - 1] == PSGD_RANK_DENSE)
 		n--;
 	live->s.at = (n - 1) / 2;
 	live->s.patience = 1;
+	live->s.placed = !prior;
+	if (prior)
+		psgd__link_fit_prior(&live->s.fit, in.prior_delay_ns, in.prior_ns_per_byte);
 	*out = (struct psgd__cap){&live_ops, live};
 	return PSGD_OK;
 }

@@ -263,7 +263,13 @@ struct psgd__link_fit {
 		uint32_t seen; /* messages; too few are not used */
 	} anchor[PSGD__FIT_ANCHORS];
 	double delay_ns, ns_per_byte;
+	double known_delay_ns;	  /* while `known`: it holds unless messages say otherwise */
+	double prior_ns_per_byte; /* 0: none */
+	uint32_t known, known_off;
 };
+
+/* What is taken for the link before messages say otherwise. */
+void psgd__link_fit_prior(struct psgd__link_fit *fit, double delay_ns, double ns_per_byte);
 
 /* Adds a step's messages. True when they show that the link is another one than before. */
 bool psgd__link_fit_add(

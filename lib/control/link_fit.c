@@ -2,7 +2,9 @@
  * The line a + b * bytes through the messages of the last steps. Late messages are common and must
  * not move it, so residuals are relative and weighed down the further out they are (Cauchy).
  * A link that really changes puts several whole steps off in the same direction; then everything
- * before them is forgotten at once.
+ * before them is forgotten at once, but for the delay: large messages say nothing of it, and a link
+ * that becomes slower seldom becomes longer. A delay that is known from before, or from a prior,
+ * holds until the messages are better explained by another one.
  */
 #include "control/control.h"
 
@@ -17,6 +19,9 @@
 #define ANCHOR_WEIGHT 0.5 /* of a remembered message against a new one */
 #define ANCHOR_PACE 0.05  /* at which it follows what is observed: one late message is nothing */
 #define ANCHOR_SEEN 4	  /* messages before it counts */
+#define KNOWN_SLACK 1.15  /* residuals of what is known, against those of the best line; */
+#define FEW_MESSAGES 10.0 /* of which little can be said: a line through few fits by chance */
+#define KNOWN_OFF 3	  /* steps in a row in which it is worse: not known any more */
 #define CHANGE_STEPS 3	  /* in a row */
 #define CHANGE_FACTOR 0.25
 #define CHANGE_SPREADS 4.0 /* of what steps usually are off */
@@ -118,8 +123,10 @@ static void gather(const struct psgd__link_fit *fit, struct cloud *c)
 	}
 }
 
-/* Least squares of (y - a - b x) / scale, and of the prior; a and b at least 0. */
-static void solve(struct cloud *c)
+/*
+ * Least squares of (y - a - b x) / scale, and of the prior; a and b at least 0. known: of b alone.
+ */
+static void solve(struct cloud *c, bool known)
 {
 	double aa = 0.0, ab = 0.0, bb = 0.0, ya = 0.0, yb = 0.0, det;
 
@@ -131,6 +138,10 @@ static void solve(struct cloud *c)
 		bb += w * c->x[i] * c->x[i];
 		ya += w * c->y[i];
 		yb += w * c->x[i] * c->y[i];
+	}
+	if (known) {
+		c->b = fmax(0.0, (yb - c->a * ab) / bb);
+		return;
 	}
 	/* Messages of one size say nothing about the delay: the prior keeps the system regular. */
 	det = (aa + PRIOR * aa / (double)c->n) * bb - ab * ab;
@@ -149,43 +160,81 @@ static double line(const struct cloud *c, double x)
 	return c->a + c->b * x;
 }
 
+/* The median of the recent residuals, relative to the line. */
+static double spread_of(struct cloud *c)
+{
+	for (size_t i = 0; i < c->n; i++) {
+		c->scale[i] = line(c, c->x[i]);
+		c->scratch[i] = fabs(c->y[i] - c->scale[i]) / c->scale[i];
+	}
+	return fmax(1.4826 * psgd__nth(c->scratch, c->n_recent, c->n_recent / 2), SCALE_FLOOR);
+}
+
+/* The best line; with `known`, that of the delay c->a. Returns its spread. */
+static double best_line(struct cloud *c, bool known)
+{
+	/* Relative to what was observed, a late message counts little from the start. */
+	memcpy(c->scale, c->y, c->n * sizeof(*c->y));
+	memcpy(c->weight, c->age, c->n * sizeof(*c->age));
+	solve(c, known);
+	for (int round = 0; round < ROUNDS; round++) {
+		double spread = spread_of(c);
+
+		for (size_t i = 0; i < c->n_recent; i++) {
+			double off = (c->y[i] - c->scale[i]) / (c->scale[i] * CAUCHY * spread);
+
+			c->weight[i] = c->age[i] / (1.0 + off * off);
+		}
+		solve(c, known);
+	}
+	return spread_of(c);
+}
+
+static void take(struct psgd__link_fit *fit, const struct cloud *c)
+{
+	fit->delay_ns = c->a * c->y_unit;
+	fit->ns_per_byte = c->b * c->y_unit / c->x_unit;
+}
+
 static void refit(struct psgd__link_fit *fit)
 {
 	struct cloud c;
+	double limit;
 
 	gather(fit, &c);
-	/* Relative to what was observed, a late message counts little from the start. */
-	memcpy(c.scale, c.y, c.n * sizeof(*c.y));
-	memcpy(c.weight, c.age, c.n * sizeof(*c.age));
-	solve(&c);
-	for (int round = 0; round < ROUNDS; round++) {
-		double spread;
-
-		for (size_t i = 0; i < c.n; i++) {
-			c.scale[i] = line(&c, c.x[i]);
-			c.scratch[i] = fabs(c.y[i] - c.scale[i]) / c.scale[i];
-		}
-		spread = fmax(
-			1.4826 * psgd__nth(c.scratch, c.n_recent, c.n_recent / 2), SCALE_FLOOR);
-		for (size_t i = 0; i < c.n_recent; i++) {
-			double off = (c.y[i] - c.scale[i]) / (c.scale[i] * CAUCHY * spread);
-
-			c.weight[i] = c.age[i] / (1.0 + off * off);
-		}
-		solve(&c);
+	limit = KNOWN_SLACK * best_line(&c, false) * (1.0 + FEW_MESSAGES / (double)c.n_recent);
+	take(fit, &c);
+	if (!fit->known)
+		return;
+	c.a = fit->known_delay_ns / c.y_unit;
+	c.b = fit->prior_ns_per_byte * c.x_unit / c.y_unit;
+	if (fit->taken <= PSGD__FIT_STEPS && c.b > 0.0 && spread_of(&c) <= limit) {
+		take(fit, &c);
+	} else if (best_line(&c, true) <= limit) {
+		take(fit, &c);
+	} else if (++fit->known_off == KNOWN_OFF) {
+		fit->known = false;
+	} else {
+		return;
 	}
-	fit->delay_ns = c.a * c.y_unit;
-	fit->ns_per_byte = c.b * c.y_unit / c.x_unit;
+	fit->known_off = 0;
 }
 
-/* The median over a step's messages of observed time / the line's. */
+void psgd__link_fit_prior(struct psgd__link_fit *fit, double delay_ns, double ns_per_byte)
+{
+	fit->known = true;
+	fit->known_delay_ns = fit->delay_ns = delay_ns;
+	fit->prior_ns_per_byte = fit->ns_per_byte = ns_per_byte;
+}
+
+/* The (lower) median over a step's messages of observed time / the line's. */
 static double step_ratio(const struct psgd__link_fit *fit, const struct psgd__fit_step *step)
 {
 	double ratio[PSGD__FIT_MESSAGES];
 
 	for (size_t i = 0; i < step->n; i++)
 		ratio[i] = step->ns[i] / (fit->delay_ns + fit->ns_per_byte * step->bytes[i]);
-	return psgd__nth(ratio, step->n, step->n / 2);
+	return psgd__nth(ratio, step->n, (step->n - 1) / 2);
 }
 
 static double off_by(double ratio)
@@ -224,11 +273,11 @@ bool psgd__link_fit_add(
 	struct psgd__link_fit *fit, const struct psgd_message_time *messages, size_t n)
 {
 	struct psgd__fit_step step = {0};
-	size_t take = n < PSGD__FIT_MESSAGES ? n : PSGD__FIT_MESSAGES;
+	size_t most = n < PSGD__FIT_MESSAGES ? n : PSGD__FIT_MESSAGES;
 
-	for (size_t i = 0; i < take; i++) {
+	for (size_t i = 0; i < most; i++) {
 		/* The start moves on with every step: P and Q alternate, and both must be seen. */
-		size_t at = (i * n / take + (take < n ? fit->taken : 0)) % n;
+		size_t at = (i * n / most + (most < n ? fit->taken : 0)) % n;
 
 		if (!messages[at].bytes || messages[at].ns <= 0)
 			continue;
@@ -248,6 +297,14 @@ bool psgd__link_fit_add(
 	refit(fit);
 	if (!has_changed(fit))
 		return false;
+	/* The delay by the steps before the change. */
+	fit->n_steps -= CHANGE_STEPS;
+	refit(fit);
+	fit->n_steps += CHANGE_STEPS;
+	fit->known = true;
+	fit->known_off = 0;
+	fit->known_delay_ns = fit->delay_ns;
+	fit->prior_ns_per_byte = 0.0;
 	forget_oldest(fit, fit->n_steps - CHANGE_STEPS);
 	memset(fit->anchor, 0, sizeof(fit->anchor));
 	refit(fit);
@@ -266,6 +323,8 @@ static bool are_positive(const double *values, size_t n)
 bool psgd__link_fit_possible(const struct psgd__link_fit *fit)
 {
 	if (fit->n_steps > PSGD__FIT_STEPS || !(fit->delay_ns >= 0.0 && fit->delay_ns < 1e18) ||
+		!(fit->known_delay_ns >= 0.0 && fit->known_delay_ns < 1e18) ||
+		!(fit->prior_ns_per_byte >= 0.0 && fit->prior_ns_per_byte < 1e18) ||
 		!(fit->ns_per_byte >= 0.0 && fit->ns_per_byte < 1e18))
 		return false;
 	for (size_t k = 0; k < fit->n_steps; k++) {
