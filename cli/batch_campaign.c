@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <psgd/experiment/checkpoint.h>
+
 #include "batch.h"
 
 #define MAX_TRIES 5   /* of one item whose peers were lost and came back */
@@ -37,14 +39,6 @@ static uint32_t base_port(const struct batch_campaign *campaign)
 static struct batch_item *item_at(const struct play *play, size_t i)
 {
 	return &play->campaign->list.items[i];
-}
-
-static bool is_finished(const struct play *play, size_t i)
-{
-	char state[32];
-
-	batch_item_state(item_at(play, i), play->campaign->date, state, sizeof(state));
-	return strcmp(state, "finished") == 0;
 }
 
 /* ---- the leader decides ---- */
@@ -311,8 +305,22 @@ static void run_item(struct play *play, const json_t *message)
 
 /* ---- the whole ---- */
 
-/* A finished run is worth more than a mistyped command. */
-static int refuse_finished(const struct play *play)
+/* What was computed is worth more than a mistyped command: is there a run, or a part of one? */
+static const char *found_in(const struct play *play, size_t i, const char *dir)
+{
+	struct psgd_checkpoint_position position = PSGD_INIT(psgd_checkpoint_position);
+	char state[32], error[CLI_ERROR_BYTES];
+
+	batch_item_state(item_at(play, i), play->campaign->date, state, sizeof(state));
+	if (strcmp(state, "finished") == 0)
+		return "a finished run; --resume skips it";
+	if (strcmp(state, "new") != 0 &&
+		psgd_checkpoint_newest(dir, 0, &position, error, sizeof(error)) == PSGD_OK)
+		return "checkpoints of an unfinished run; --resume goes on with it";
+	return NULL;
+}
+
+static int refuse_used(const struct play *play)
 {
 	const struct batch_campaign *campaign = play->campaign;
 	char dir[PATH_MAX];
@@ -320,12 +328,13 @@ static int refuse_finished(const struct play *play)
 	if (!leads(play) || campaign->resume || campaign->overwrite || campaign->smoke)
 		return CLI_OK;
 	for (size_t i = campaign->start; i < campaign->list.n; i++) {
-		if (!is_finished(play, i))
-			continue;
+		const char *what;
+
 		batch_item_dir(item_at(play, i), campaign->date, dir, sizeof(dir));
-		cli_complain("item %zu: %s holds a finished run; --resume skips it, --overwrite "
-			     "replaces it",
-			i, dir);
+		what = found_in(play, i, dir);
+		if (!what)
+			continue;
+		cli_complain("item %zu: %s holds %s, --overwrite replaces it", i, dir, what);
 		return CLI_USAGE;
 	}
 	return CLI_OK;
@@ -366,7 +375,7 @@ int batch_campaign(struct batch_campaign *campaign)
 	int code;
 
 	prepare_node(&play);
-	code = refuse_finished(&play);
+	code = refuse_used(&play);
 	if (code != CLI_OK)
 		return code;
 	for (;;) {

@@ -223,6 +223,10 @@ class TwoNodes(Case):
         leader = self.node(0)
         self.in_the_second_item()
         leader.kill()
+        careless = self.node(0, '--start-from=1')
+        self.assertEqual(careless.end(), 2)
+        self.assertRegex(careless.said(), r'^psgd: item 1: results/\d{8}/b_seed7 holds checkpoints '
+                         'of an unfinished run; --resume goes on with it, --overwrite replaces it$')
         again = self.node(0, '--resume')
         self.check_complete(again, follower)
         self.assertEqual(begun(again.said()), ['1', '2', '3'])
