@@ -54,7 +54,9 @@ int batch_process(char **arguments, int *signal)
 	sigaddset(&signals, SIGCHLD);
 	sigaddset(&signals, SIGINT);
 	sigaddset(&signals, SIGTERM);
-	sigaddset(&signals, SIGHUP);
+	/* a blocked signal comes even if it is ignored */
+	if (!cli_is_ignored(SIGHUP))
+		sigaddset(&signals, SIGHUP);
 	sigprocmask(SIG_BLOCK, &signals, &before);
 	/* what is in our buffers must not be written twice */
 	fflush(stdout);

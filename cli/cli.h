@@ -61,6 +61,9 @@ const char *cli_bytes_text(char *to, size_t bytes, double value);
 
 int64_t cli_now_ns(void);
 
+/* This process was started to ignore the signal, as by nohup. */
+bool cli_is_ignored(int signal_number);
+
 /* ---- identity.c ---- */
 
 /* -1 or NULL: not given. */

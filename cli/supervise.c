@@ -341,6 +341,9 @@ static void mask_signals(struct supervisor *s)
 	sigemptyset(&mask);
 	for (size_t i = 0; i < CLI_COUNT(numbers); i++)
 		sigaddset(&mask, numbers[i]);
+	/* a blocked signal comes even if it is ignored */
+	if (cli_is_ignored(SIGHUP))
+		sigdelset(&mask, SIGHUP);
 	sigprocmask(SIG_BLOCK, &mask, &s->old_mask);
 	/* a reader of our output that goes away must not take the run with it */
 	signal(SIGPIPE, SIG_IGN);

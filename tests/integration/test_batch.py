@@ -155,6 +155,31 @@ class OneNode(Case):
         self.assertRegex(items_of(said)[1][2], r'^failed \(2\)')
         self.assertRegex(items_of(said)[2][2], r'^finished')
 
+    def test_nohup(self):
+        """A terminal that hangs up ends a campaign, but not one that was started by nohup."""
+        self.write('a.yaml', CONFIG.replace('iterations: 4', 'iterations: 100'))
+        for handler, ends in ((signal.SIG_DFL, 129), (signal.SIG_IGN, 0)):
+            before = signal.signal(signal.SIGHUP, handler)
+            node = self.start('', 'a.yaml', 'seed=0:2', '--standalone', '--overwrite')
+            signal.signal(signal.SIGHUP, before)
+            until(lambda: len(rows_of(self.root, 'a_seed0')) > 5, 'the first item')
+            for path in processes_in(self.root):
+                os.kill(int(path.split('/')[2]), signal.SIGHUP)
+            self.assertEqual(node.end(), ends, node.said())
+            self.assertEqual(begun(node.said()), ['0'] if ends else ['0', '1'])
+            self.end_all()
+            os.rename(self.at('results'), self.at(f'results.{ends}'))
+
+    def test_interrupted_without_checkpoints(self):
+        self.write('a.yaml', CONFIG.replace('iterations: 4', 'iterations: 60'))
+        node = self.start('', 'a.yaml', 'seed=0:2', '--standalone')
+        until(lambda: len(rows_of(self.root, 'a_seed0')) > 5, 'the first item')
+        node.kill()
+        until(lambda: not processes_in(self.root), 'the end of its run')
+        code, said = self.batch('a.yaml', 'seed=0:2', '--standalone', '--resume')
+        self.assertEqual((code, begun(said)), (0, ['0', '1']), said)
+        self.assertEqual([len(rows_of(self.root, f'a_seed{seed}')) for seed in (0, 1)], [60, 60])
+
     def test_port_in_use(self):
         self.write('a.yaml')
         base = free_ports(4) + 1
