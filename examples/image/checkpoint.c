@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <psgd/experiment/checkpoint.h>
@@ -12,7 +13,8 @@
 /* As they are in the file; only numbers of 64 bits. */
 struct counts {
 	uint64_t iteration, epoch, batch, samples, nonfinite_steps;
-	uint64_t epoch_samples, epoch_correct, epoch_grad_norms;
+	uint64_t epoch_samples, epoch_correct, epoch_grad_norms, epoch_skipped;
+	uint64_t calibration_iteration;
 };
 
 struct sums {
@@ -61,7 +63,8 @@ static psgd_status save_state(void *user, const struct psgd_state_writer *writer
 {
 	const struct trainer *t = user;
 	const struct counts counts = {t->iteration, t->epoch, t->batch, t->samples,
-		t->nonfinite_steps, t->sums.loss.samples, t->sums.loss.correct, t->sums.grad_norms};
+		t->nonfinite_steps, t->sums.loss.samples, t->sums.loss.correct, t->sums.grad_norms,
+		t->loader.skipped, t->calibration.iteration};
 	const struct sums sums = {t->sums.loss.sum, t->sums.grad_norm, t->sums.grad_sum_norm};
 	psgd_status status = put_tensors(writer, &t->net, "params", t->net.params);
 
@@ -109,6 +112,8 @@ static psgd_status load_place(struct trainer *t, const struct psgd_state_reader 
 	t->batch = (size_t)counts.batch;
 	t->samples = counts.samples;
 	t->nonfinite_steps = (unsigned)counts.nonfinite_steps;
+	t->loader.skipped = counts.epoch_skipped;
+	t->calibration.iteration = counts.calibration_iteration;
 	t->sums = (struct epoch_sums){.loss = {.sum = sums.epoch_loss,
 					      .samples = (size_t)counts.epoch_samples,
 					      .correct = (size_t)counts.epoch_correct},
@@ -116,6 +121,25 @@ static psgd_status load_place(struct trainer *t, const struct psgd_state_reader 
 		.grad_norms = counts.epoch_grad_norms,
 		.grad_sum_norm = sums.grad_sum_norm};
 	return PSGD_OK;
+}
+
+static psgd_status load_calibration(struct trainer *t, const struct psgd_state_reader *reader)
+{
+	struct calibration *calibration = &t->calibration;
+	struct psgd_state_array found = PSGD_INIT(psgd_state_array);
+	size_t bytes, each = sizeof(*calibration->rows);
+
+	if (reader->find(reader->user, "calibration", &found) == PSGD_ERR_INVALID)
+		return PSGD_OK;
+	bytes = found.n_dims == 1 ? (size_t)found.dims[0] : 0;
+	if (bytes == 0 || bytes % each != 0)
+		return PSGD_ERR_MISMATCH;
+	calibration_finish(calibration);
+	calibration->rows = calloc(bytes / each, each);
+	if (!calibration->rows)
+		return PSGD_ERR_NOMEM;
+	calibration->n_rows = bytes / each;
+	return reader->read(reader->user, "calibration", calibration->rows, bytes);
 }
 
 static psgd_status load_state(void *user, const struct psgd_state_reader *reader)
@@ -128,7 +152,9 @@ static psgd_status load_state(void *user, const struct psgd_state_reader *reader
 	if (!status)
 		status = reader->read(
 			reader->user, "running", t->net.running, t->net.n_running * sizeof(float));
-	return status ? status : load_place(t, reader);
+	if (!status)
+		status = load_place(t, reader);
+	return status ? status : load_calibration(t, reader);
 }
 
 psgd_status checkpoint_restore(struct trainer *t)

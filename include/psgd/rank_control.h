@@ -148,6 +148,8 @@ struct psgd_rank_control_options {
 	size_t n_ranges;
 	const struct psgd_replay_entry *replay;
 	size_t n_replay;
+	const uint32_t *replay_ranks; /* for each entry those of all tensors; NULL: its `rank` */
+	size_t n_replay_tensors;
 	const struct psgd_epochnorm_options *epochnorm; /* NULL: defaults, as the next ones */
 	const struct psgd_live_options *live;
 	const struct psgd_calibration_options *calibration;
@@ -167,9 +169,8 @@ PSGD_API psgd_status psgd_controller_rank_control(const struct psgd_rank_control
 	char *error, size_t error_bytes, struct psgd_controller *out);
 
 /*
- * The candidates of its cap: fills up to n, and returns how many there are; dense is
- * PSGD_RANK_DENSE, and last. 0 for a controller that is not of this kind, or has no cap. Any
- * thread.
+ * The candidates of its cap: fills up to n, and returns how many there are; PSGD_RANK_DENSE is
+ * last. 0 for a controller that is not of this kind, or has no cap. Any thread.
  */
 PSGD_API size_t psgd_controller_candidates(
 	const struct psgd_controller *controller, uint32_t *ranks, size_t n);

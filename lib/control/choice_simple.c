@@ -127,6 +127,8 @@ psgd_status psgd__choice_schedule(const struct psgd_rank_control_options *option
 }
 
 struct replay {
+	uint32_t *ranks; /* n rows, comparable; NULL: one rank for all tensors */
+	size_t n_tensors;
 	size_t n;
 	struct psgd_replay_entry entry[];
 };
@@ -156,9 +158,37 @@ static uint32_t replay_needs(const void *self, uint64_t step, uint64_t epoch, bo
 static psgd_status replay_decide(
 	void *self, const struct psgd_observation *seen, struct psgd__choice_verdict *out)
 {
-	out->rank = psgd__comparable(entry_at(self, psgd__next_step(seen))->rank);
+	const struct replay *replay = self;
+	const struct psgd_replay_entry *entry = entry_at(replay, psgd__next_step(seen));
+
+	out->rank = psgd__comparable(entry->rank);
 	out->regime = "replay";
+	if (!replay->ranks)
+		return PSGD_OK;
+	if (replay->n_tensors != seen->n_tensors)
+		return PSGD_ERR_MISMATCH; /* the recorded run was of another model */
+	out->ranks = replay->ranks + (size_t)(entry - replay->entry) * replay->n_tensors;
+	out->moved = true;
 	return PSGD_OK;
+}
+
+static void replay_destroy(void *self)
+{
+	free(((struct replay *)self)->ranks);
+	free(self);
+}
+
+static uint32_t *copy_ranks(const uint32_t *ranks, size_t rows, size_t columns)
+{
+	uint32_t *copy;
+	size_t n;
+
+	if (psgd__mul_overflows(rows, columns, &n))
+		return NULL;
+	copy = psgd__calloc(n, sizeof(*copy));
+	for (size_t i = 0; copy && i < n; i++)
+		copy[i] = psgd__comparable(ranks[i]);
+	return copy;
 }
 
 static psgd_status check_replay(
@@ -185,15 +215,26 @@ static psgd_status check_replay(
 psgd_status psgd__choice_replay(const struct psgd_rank_control_options *options,
 	const struct psgd__refusal *refusal, struct psgd__choice *out)
 {
-	static const struct psgd__choice_ops ops = {replay_needs, replay_decide, free, NULL};
+	static const struct psgd__choice_ops ops = {
+		replay_needs, replay_decide, replay_destroy, NULL};
 	size_t n = options->n_replay;
 	struct replay *replay;
 
 	PSGD__TRY(check_replay(options->replay, n, refusal));
+	if (!options->replay_ranks != !options->n_replay_tensors)
+		return psgd__refuse(refusal, "replay_ranks and n_replay_tensors go together");
 	replay = object_with(sizeof(*replay), n, sizeof(replay->entry[0]));
 	if (!replay)
 		return PSGD_ERR_NOMEM;
 	replay->n = n;
+	replay->n_tensors = options->n_replay_tensors;
+	if (options->replay_ranks) {
+		replay->ranks = copy_ranks(options->replay_ranks, n, replay->n_tensors);
+		if (!replay->ranks) {
+			free(replay);
+			return PSGD_ERR_NOMEM;
+		}
+	}
 	memcpy(replay->entry, options->replay, n * sizeof(replay->entry[0]));
 	*out = (struct psgd__choice){&ops, replay};
 	return PSGD_OK;

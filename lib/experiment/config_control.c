@@ -4,7 +4,7 @@
 struct parts {
 	uint32_t candidates[PSGD__MOST_CANDIDATES + 1];
 	struct psgd_schedule_range *ranges;
-	struct psgd_replay_entry *replay;
+	struct psgd__replay replay;
 	struct psgd_epochnorm_options epochnorm;
 	struct psgd_ema_options ema;
 	struct psgd_accordion_options accordion;
@@ -93,9 +93,12 @@ static psgd_status add_ranges(const struct psgd_config *config, struct parts *pa
 static psgd_status add_replay(const struct psgd_config *config, struct parts *parts,
 	struct psgd_rank_control_options *options, char *error, size_t error_bytes)
 {
-	PSGD__TRY(psgd__config_replay(config->rank_control.replay, &parts->replay,
-		&options->n_replay, error, error_bytes));
-	options->replay = parts->replay;
+	PSGD__TRY(psgd__config_replay(
+		config->rank_control.replay, &parts->replay, error, error_bytes));
+	options->replay = parts->replay.entries;
+	options->n_replay = parts->replay.n;
+	options->replay_ranks = parts->replay.ranks;
+	options->n_replay_tensors = parts->replay.n_tensors;
 	for (size_t i = 0; i < options->n_replay; i++) {
 		uint32_t rank = options->replay[i].rank ? options->replay[i].rank : PSGD_RANK_DENSE;
 
@@ -217,7 +220,7 @@ psgd_status psgd__config_controller(const struct psgd_config *config,
 		status = add_replay(config, &parts, &options, error, error_bytes);
 	if (status >= 0)
 		status = psgd_controller_rank_control(&options, error, error_bytes, out);
-	free(parts.replay);
+	psgd__replay_free(&parts.replay);
 	free(parts.ranges);
 	return status == PSGD_ERR_INVALID ? PSGD_ERR_CONFIG : status;
 }

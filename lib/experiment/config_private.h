@@ -53,9 +53,18 @@ unsigned psgd__config_fixed_rank(const struct psgd_config *config);
 size_t psgd__config_candidates(const struct psgd_config *config, uint32_t *out);
 bool psgd__config_stages_choose(const struct psgd_config *config);
 
-/* The rank entries of a recorded run, for PSGD_CHOICE_REPLAY. *out is freed by free(). */
-psgd_status psgd__config_replay(const char *path, struct psgd_replay_entry **out, size_t *n,
-	char *error, size_t error_bytes);
+/* What a recorded run did, for PSGD_CHOICE_REPLAY. */
+struct psgd__replay {
+	struct psgd_replay_entry *entries;
+	size_t n, capacity;
+	uint32_t *ranks; /* n rows of n_tensors; NULL: all tensors had one rank at a time */
+	size_t n_tensors, ranks_capacity;
+};
+
+/* On success ended by psgd__replay_free. */
+psgd_status psgd__config_replay(
+	const char *path, struct psgd__replay *out, char *error, size_t error_bytes);
+void psgd__replay_free(struct psgd__replay *replay);
 
 /* psgd_config_controller, with what was measured of the network; prior may be NULL. */
 psgd_status psgd__config_controller(const struct psgd_config *config,

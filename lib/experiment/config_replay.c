@@ -7,11 +7,12 @@
 
 #define MOST_LINE ((size_t)1 << 20)
 
+#define MOST_TENSORS 100000
+
 struct replay {
 	const char *path;
 	size_t line;
-	struct psgd_replay_entry *entries;
-	size_t n, capacity;
+	struct psgd__replay got;
 	char *error;
 	size_t error_bytes;
 };
@@ -37,8 +38,39 @@ static bool rank_of(const json_t *rank, uint32_t *out)
 	return true;
 }
 
+/* Rows of entries that had one rank for all, up to the last. */
+static psgd_status fill_rows(struct psgd__replay *got, size_t from)
+{
+	PSGD__TRY(psgd__grow(
+		&got->ranks, &got->ranks_capacity, got->n * got->n_tensors, sizeof(*got->ranks)));
+	for (size_t i = from * got->n_tensors; i < got->n * got->n_tensors; i++)
+		got->ranks[i] = got->entries[i / got->n_tensors].rank;
+	return PSGD_OK;
+}
+
+/* The ranks of the tensors at the last entry, if they are said. */
+static psgd_status take_ranks(struct replay *replay, const json_t *ranks)
+{
+	struct psgd__replay *got = &replay->got;
+	size_t n = json_array_size(ranks), first;
+
+	if (!ranks)
+		return got->n_tensors ? fill_rows(got, got->n - 1) : PSGD_OK;
+	if (!n || n > MOST_TENSORS || (got->n_tensors && n != got->n_tensors))
+		return bad_line(replay, "\"ranks\" is not a list of one rank for each tensor");
+	first = got->n_tensors ? got->n - 1 : 0;
+	got->n_tensors = n;
+	PSGD__TRY(fill_rows(got, first));
+	for (size_t i = 0; i < n; i++) {
+		if (!rank_of(json_array_get(ranks, i), &got->ranks[(got->n - 1) * n + i]))
+			return bad_line(replay, "\"ranks\" holds what is no rank");
+	}
+	return PSGD_OK;
+}
+
 static psgd_status take_rank(struct replay *replay, const json_t *event)
 {
+	struct psgd__replay *got = &replay->got;
 	const json_t *step = json_object_get(event, "step");
 	struct psgd_replay_entry entry = {0};
 
@@ -47,24 +79,23 @@ static psgd_status take_rank(struct replay *replay, const json_t *event)
 	if (!rank_of(json_object_get(event, "rank"), &entry.rank))
 		return bad_line(replay, "a rank event needs \"rank\", a whole number or \"dense\"");
 	entry.step = (uint64_t)json_integer_value(step);
-	if (replay->n && entry.step <= replay->entries[replay->n - 1].step)
+	if (got->n && entry.step <= got->entries[got->n - 1].step)
 		return bad_line(replay, "the steps of rank events must increase");
-	PSGD__TRY(psgd__grow(
-		&replay->entries, &replay->capacity, replay->n + 1, sizeof(*replay->entries)));
-	replay->entries[replay->n++] = entry;
-	return PSGD_OK;
+	PSGD__TRY(psgd__grow(&got->entries, &got->capacity, got->n + 1, sizeof(*got->entries)));
+	got->entries[got->n++] = entry;
+	return take_ranks(replay, json_object_get(event, "ranks"));
 }
 
 /* A run that went on from a checkpoint did those steps again. */
 static psgd_status take_resume(struct replay *replay, const json_t *event)
 {
 	const json_t *iteration = json_object_get(event, "iteration");
+	struct psgd__replay *got = &replay->got;
 
 	if (!json_is_integer(iteration) || json_integer_value(iteration) < 0)
 		return bad_line(replay, "a resume event needs \"iteration\", a whole number");
-	while (replay->n &&
-		replay->entries[replay->n - 1].step >= (uint64_t)json_integer_value(iteration))
-		replay->n--;
+	while (got->n && got->entries[got->n - 1].step >= (uint64_t)json_integer_value(iteration))
+		got->n--;
 	return PSGD_OK;
 }
 
@@ -100,8 +131,15 @@ static psgd_status cannot_read(struct replay *replay)
 	return PSGD_ERR_IO;
 }
 
-psgd_status psgd__config_replay(const char *path, struct psgd_replay_entry **out, size_t *n,
-	char *error, size_t error_bytes)
+void psgd__replay_free(struct psgd__replay *replay)
+{
+	free(replay->entries);
+	free(replay->ranks);
+	*replay = (struct psgd__replay){0};
+}
+
+psgd_status psgd__config_replay(
+	const char *path, struct psgd__replay *out, char *error, size_t error_bytes)
 {
 	struct replay replay = {.path = path, .error = error, .error_bytes = error_bytes};
 	FILE *file = fopen(path, "re");
@@ -128,7 +166,7 @@ psgd_status psgd__config_replay(const char *path, struct psgd_replay_entry **out
 	}
 	if (status >= 0 && ferror(file))
 		status = cannot_read(&replay);
-	if (status >= 0 && !replay.n) {
+	if (status >= 0 && !replay.got.n) {
 		psgd__text(error, error_bytes, "%.1000s: holds no rank event to replay", path);
 		status = PSGD_ERR_CONFIG;
 	}
@@ -139,10 +177,9 @@ out:
 	if (error && error_bytes && status < 0)
 		psgd__one_line(error);
 	if (status < 0) {
-		free(replay.entries);
+		psgd__replay_free(&replay.got);
 		return status;
 	}
-	*out = replay.entries;
-	*n = replay.n;
+	*out = replay.got;
 	return PSGD_OK;
 }

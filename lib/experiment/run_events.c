@@ -99,6 +99,32 @@ psgd_status psgd__event_resume(struct psgd_run *run)
 			(json_int_t)run->resume_iteration, "epoch", (json_int_t)run->resume_epoch));
 }
 
+/* Of all tensors, when they are not alike, in the order of the session; NULL: they are. */
+static json_t *tensor_ranks(const struct psgd_decision *decision)
+{
+	uint32_t one = 0;
+	bool alike = true;
+	json_t *list;
+
+	for (size_t i = 0; decision->ranks && i < decision->n_ranks; i++) {
+		one = one ? one : decision->ranks[i];
+		alike &= !decision->ranks[i] || decision->ranks[i] == one;
+	}
+	if (alike)
+		return NULL;
+	list = json_array();
+	for (size_t i = 0; i < decision->n_ranks; i++)
+		json_array_append_new(list, json_integer(decision->ranks[i]));
+	return list;
+}
+
+static uint64_t hash_ranks(const struct psgd_decision *decision)
+{
+	return decision->ranks ? psgd__hash(PSGD__HASH_START, decision->ranks,
+					 decision->n_ranks * sizeof(*decision->ranks))
+			       : 0;
+}
+
 /* A rank in force from a step on. `decision` is NULL when nobody decided. */
 static psgd_status event_rank(struct psgd_run *run, uint64_t epoch, uint64_t step, uint32_t rank,
 	const struct psgd_decision *decision)
@@ -117,8 +143,10 @@ static psgd_status event_rank(struct psgd_run *run, uint64_t epoch, uint64_t ste
 
 	run->has_rank_event = true;
 	run->last_rank = rank;
+	run->last_ranks = hash_ranks(d);
 	return psgd__event_append(run,
-		json_pack("{s:f, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I}",
+		json_pack("{s:f, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, "
+			  "s:o*}",
 			"time", psgd__unix_time(), "event", "rank", "step", (json_int_t)step,
 			"rank", (json_int_t)rank, "previous", previous, "cap",
 			decision ? psgd__json_rank(d->cap) : json_null(), "choice",
@@ -127,7 +155,8 @@ static psgd_status event_rank(struct psgd_run *run, uint64_t epoch, uint64_t ste
 			"threshold", psgd__json_number(d->threshold), "link_delay_us",
 			psgd__json_number(d->link_delay_ns / 1000), "link_mbps",
 			psgd__json_number(mbps), "predicted_exposed",
-			psgd__json_number(d->predicted_exposed), "epoch", (json_int_t)epoch));
+			psgd__json_number(d->predicted_exposed), "epoch", (json_int_t)epoch,
+			"ranks", tensor_ranks(d)));
 }
 
 static psgd_status step_rank(struct psgd_run *run, const struct psgd_run_iteration *row,
@@ -144,7 +173,7 @@ static psgd_status step_rank(struct psgd_run *run, const struct psgd_run_iterati
 	run->last_cap = decision->cap;
 	run->last_choice = decision->choice;
 	/* The first decision is no change, but a replay begins with it. */
-	if (!decision->changed && run->has_rank_event)
+	if (!decision->changed && run->has_rank_event && run->last_ranks == hash_ranks(decision))
 		return PSGD_OK;
 	return event_rank(run, row->epoch, decision->step, decision->rank, decision);
 }

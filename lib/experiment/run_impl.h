@@ -106,6 +106,7 @@ struct psgd_run {
 	/* What the last row had, to see changes. */
 	bool has_rank_event;
 	uint32_t last_rank, last_cap, last_choice;
+	uint64_t last_ranks; /* hash of those of all tensors; 0: not known */
 	bool has_decision;
 	double last_learning_rate, last_accum_norm;
 	double configured_mbps; /* that may leave; NAN: no limit */

@@ -113,7 +113,7 @@ psgd_status psgd__record_mend(struct psgd__record *record)
 /* As it is in a checkpoint; only numbers of 64 bits. */
 struct counts {
 	int64_t elapsed_ns;
-	uint64_t has_rank_event, last_rank;
+	uint64_t has_rank_event, last_rank, last_ranks;
 	uint64_t has_decision, last_cap, last_choice;
 };
 
@@ -151,6 +151,7 @@ psgd_status psgd__run_save(struct psgd_run *run, const struct psgd_state_writer 
 		.elapsed_ns = psgd__now_ns() - run->start_ns,
 		.has_rank_event = run->has_rank_event,
 		.last_rank = run->last_rank,
+		.last_ranks = run->last_ranks,
 		.has_decision = run->has_decision,
 		.last_cap = run->last_cap,
 		.last_choice = run->last_choice,
@@ -175,6 +176,7 @@ psgd_status psgd__run_load(struct psgd_run *run, const struct psgd_state_reader 
 	run->start_ns = psgd__now_ns() - counts.elapsed_ns;
 	run->has_rank_event = counts.has_rank_event != 0;
 	run->last_rank = (uint32_t)counts.last_rank;
+	run->last_ranks = counts.last_ranks;
 	run->has_decision = counts.has_decision != 0;
 	run->last_cap = (uint32_t)counts.last_cap;
 	run->last_choice = (uint32_t)counts.last_choice;
