@@ -108,6 +108,41 @@ START_TEST(replay)
 }
 END_TEST
 
+START_TEST(replay_of_each_tensor)
+{
+	static const struct psgd_replay_entry entries[] = {{0, 4, 0}, {5, 8, 0}};
+	static const uint32_t of_tensors[] = {4, 0, 2, 8, 1, 0};
+	struct psgd_rank_control_options options = choose(PSGD_CHOICE_REPLAY);
+	struct psgd_observation seen = PSGD_INIT(psgd_observation);
+	struct psgd_decision decision = PSGD_INIT(psgd_decision);
+	struct psgd_controller control;
+	uint32_t ranks[3] = {9, 9, 9};
+
+	options.replay = entries;
+	options.n_replay = 2;
+	options.replay_ranks = of_tensors;
+	ck_assert_int_eq(
+		psgd_controller_rank_control(&options, NULL, 0, &control), PSGD_ERR_INVALID);
+	options.n_replay_tensors = 3;
+	ck_assert_int_eq(psgd_controller_rank_control(&options, NULL, 0, &control), PSGD_OK);
+	for (int i = 0; i < 2; i++) {
+		seen.first = i == 0;
+		seen.step = 4;
+		seen.ranks = ranks;
+		seen.n_tensors = 3;
+		ck_assert_int_eq(
+			control.ops->decide(control.self, &seen, ranks, &decision), PSGD_OK);
+		ck_assert_uint_eq(decision.rank, entries[i].rank);
+		ck_assert_int_eq(
+			memcmp(ranks, of_tensors + (size_t)3 * (size_t)i, sizeof(ranks)), 0);
+	}
+	seen.n_tensors = 2;
+	ck_assert_int_eq(
+		control.ops->decide(control.self, &seen, ranks, &decision), PSGD_ERR_MISMATCH);
+	psgd_controller_destroy(&control);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("choices");
@@ -119,6 +154,7 @@ static Suite *suite(void)
 	tcase_add_test(t, schedule);
 	tcase_add_test(t, schedule_under_cap);
 	tcase_add_test(t, replay);
+	tcase_add_test(t, replay_of_each_tensor);
 	suite_add_tcase(s, t);
 	return s;
 }

@@ -12,6 +12,7 @@ static struct {
 	uint32_t candidates[64];
 	struct psgd_schedule_range ranges[8];
 	struct psgd_replay_entry replay[8];
+	uint32_t replay_ranks[24];
 	struct psgd_epochnorm_options epochnorm;
 	struct psgd_ema_options ema;
 	struct psgd_accordion_options accordion;
@@ -53,6 +54,9 @@ psgd_status psgd_controller_rank_control(const struct psgd_rank_control_options 
 		asked.ranges[i] = options->ranges[i];
 	for (size_t i = 0; i < options->n_replay; i++)
 		asked.replay[i] = options->replay[i];
+	ck_assert_uint_le(options->n_replay * options->n_replay_tensors, 24);
+	for (size_t i = 0; i < options->n_replay * options->n_replay_tensors; i++)
+		asked.replay_ranks[i] = options->replay_ranks[i];
 	asked.epochnorm = *options->epochnorm;
 	asked.ema = *options->ema;
 	asked.accordion = *options->accordion;
@@ -375,6 +379,29 @@ START_TEST(replays)
 }
 END_TEST
 
+/* A run that went on did some steps again; ranks of layers stay with theirs. */
+START_TEST(replays_of_layers)
+{
+	static const uint32_t expected[] = {4, 4, 4, 0, 2, 8, 1, 1, 1, 0, 8, 2};
+
+	write_text("t.yaml", SMALLEST);
+	write_text("events.jsonl",
+		"{\"event\": \"rank\", \"step\": 0, \"rank\": 4}\n"
+		"{\"event\": \"rank\", \"step\": 10, \"rank\": 8, \"ranks\": [0, 2, 8]}\n"
+		"{\"event\": \"rank\", \"step\": 20, \"rank\": 2}\n"
+		"{\"event\": \"rank\", \"step\": 30, \"rank\": 16, \"ranks\": [0, 16, 8]}\n"
+		"{\"event\": \"resume\", \"iteration\": 20}\n"
+		"{\"event\": \"rank\", \"step\": 21, \"rank\": 1}\n"
+		"{\"event\": \"rank\", \"step\": 25, \"rank\": 8, \"ranks\": [0, 8, 2]}\n");
+	controller(REPLAY);
+	ck_assert_uint_eq(asked.control.n_replay, 4);
+	ck_assert_uint_eq(asked.control.n_replay_tensors, 3);
+	ck_assert_uint_eq(asked.replay[2].step, 21);
+	ck_assert_uint_eq(asked.replay[3].step, 25);
+	ck_assert_int_eq(memcmp(asked.replay_ranks, expected, sizeof(expected)), 0);
+}
+END_TEST
+
 START_TEST(bad_replays)
 {
 	static const struct {
@@ -399,6 +426,15 @@ START_TEST(bad_replays)
 		{"{\"event\": \"rank\", \"step\": 5, \"rank\": 1}\n"
 		 "{\"event\": \"rank\", \"step\": 5, \"rank\": 2}\n",
 			"events.jsonl:2: the steps of rank events must increase"},
+		{"{\"event\": \"rank\", \"step\": 0, \"rank\": 1, \"ranks\": [1, -1]}\n",
+			"events.jsonl:1: \"ranks\" holds what is no rank"},
+		{"{\"event\": \"rank\", \"step\": 0, \"rank\": 1, \"ranks\": 1}\n",
+			"events.jsonl:1: \"ranks\" is not a list of one rank for each tensor"},
+		{"{\"event\": \"rank\", \"step\": 0, \"rank\": 1, \"ranks\": [1]}\n"
+		 "{\"event\": \"rank\", \"step\": 1, \"rank\": 1, \"ranks\": [1, 2]}\n",
+			"events.jsonl:2: \"ranks\" is not a list of one rank for each tensor"},
+		{"{\"event\": \"resume\"}\n",
+			"events.jsonl:1: a resume event needs \"iteration\", a whole number"},
 	};
 	struct psgd_config *config = load_text(SMALLEST, REPLAY);
 	struct psgd_controller out = {.self = &asked};
@@ -497,6 +533,7 @@ static Suite *suite(void)
 	tcase_add_test(t, schedules);
 	tcase_add_test(t, stages);
 	tcase_add_test(t, replays);
+	tcase_add_test(t, replays_of_layers);
 	tcase_add_test(t, bad_replays);
 	tcase_add_test(t, library_refuses);
 	tcase_add_test(t, links);
