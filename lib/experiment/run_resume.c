@@ -115,6 +115,7 @@ struct counts {
 	int64_t elapsed_ns;
 	uint64_t has_rank_event, last_rank, last_ranks;
 	uint64_t has_decision, last_cap, last_choice;
+	uint64_t stats_raw_bytes, stats_payload_bytes, stats_steps, stage;
 };
 
 struct numbers {
@@ -155,6 +156,10 @@ psgd_status psgd__run_save(struct psgd_run *run, const struct psgd_state_writer 
 		.has_decision = run->has_decision,
 		.last_cap = run->last_cap,
 		.last_choice = run->last_choice,
+		.stats_raw_bytes = run->stats_raw_bytes,
+		.stats_payload_bytes = run->stats_payload_bytes,
+		.stats_steps = run->stats_steps,
+		.stage = run->stage,
 	};
 	const struct numbers numbers = {
 		run->last_learning_rate, run->last_accum_norm, run->live.test_accuracy};
@@ -180,6 +185,10 @@ psgd_status psgd__run_load(struct psgd_run *run, const struct psgd_state_reader 
 	run->has_decision = counts.has_decision != 0;
 	run->last_cap = (uint32_t)counts.last_cap;
 	run->last_choice = (uint32_t)counts.last_choice;
+	run->stats_raw_bytes = counts.stats_raw_bytes;
+	run->stats_payload_bytes = counts.stats_payload_bytes;
+	run->stats_steps = counts.stats_steps;
+	run->stage = counts.stage < run->n_stages ? (size_t)counts.stage : run->n_stages;
 	run->last_learning_rate = numbers.last_learning_rate;
 	run->last_accum_norm = numbers.last_accum_norm;
 	run->live.test_accuracy = numbers.test_accuracy;
