@@ -8,6 +8,7 @@
 #define IMAGE_NET_H
 
 #include "dnnl.h"
+#include "norm_rows.h"
 
 #include <psgd/types.h>
 
@@ -81,6 +82,7 @@ struct norm_scratch {
 	double *sum, *product;
 	float *mean, *scale, *shift, *dy_mean, *slope;
 	float *values; /* two of each channel */
+	norm_rows_fn rows;
 };
 
 struct net {
