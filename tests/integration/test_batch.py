@@ -223,6 +223,8 @@ class TwoNodes(Case):
         for name in NAMES:
             self.assertEqual(state_of(self.at('A'), name), 'finished')
             self.assertEqual(len(rows_of(self.at('A'), name)), ITERATIONS)
+        self.assertRegex(''.join(node.said() for node in nodes),
+                         'b_seed7: the run goes on from its checkpoint of iteration [1-9]')
         # the configurations are the same, and so are the results, resumed or not
         self.assertEqual(len({hash_of(self.at('A'), name) for name in NAMES}), 1)
         until(lambda: not processes_in(self.at('A')) + processes_in(self.at('B')), 'the ends')
@@ -284,16 +286,29 @@ class TwoNodes(Case):
                 self.assertRegex(node.said(), said)
         self.assertIsNone(run_of(self.at('A'), NAMES[0]))
 
-    def test_folders_and_interfaces_may_differ(self):
+    def test_places_may_differ(self):
+        """Two workers on each node, who show each other that they have the token."""
         for host, rest in (('A', 'save_dir: here\nthreads: 1\n'),
                            ('B', 'save_dir: there\nthreads: 2\n')):
             self.write(f'{host}/one.yaml', CONFIG + 'name: one\n' + rest)
-        nodes = [self.start('AB'[worker], 'one.yaml', f'--rank={worker}', '--world-size=2',
-                            f'--master-port={self.base}') for worker in (0, 1)]
+            self.write(f'{host}/token', '0123456789abcdef0123456789abcdef')
+            os.chmod(self.at(host, 'token'), 0o600)
+        nodes = [self.start('AB'[node], 'one.yaml', '--nnodes=2', f'--node-rank={node}',
+                            '--nproc-per-node=2', f'--rdzv-endpoint=127.0.0.1:{self.base}',
+                            '--token-file=token') for node in (0, 1)]
         for node in nodes:
             self.assertEqual(node.end(), 0, node.said())
-        self.assertEqual((os.path.isfile(self.at('A/here/status.json')),
-                          os.path.isfile(self.at('B/there/worker1.log'))), (True, True))
+            self.assertIn(' of 4 (flags)', node.said())
+        self.assertEqual([os.path.isfile(self.at(path)) for path in (
+            'A/here/status.json', 'A/here/worker1.log', 'B/there/worker2.log',
+            'B/there/worker3.log')], [True] * 4)
+        self.write('B/token', 'fedcba9876543210')
+        nodes = [self.start('AB'[worker], 'one.yaml', f'--rank={worker}', '--world-size=2',
+                            f'--master-port={self.base}', '--token-file=token', '--overwrite',
+                            '--rdzv-timeout=2') for worker in (0, 1)]
+        self.assertEqual(nodes[1].end(), 5)
+        self.assertIn('refused this worker', nodes[1].said())
+        nodes[0].kill()
 
 
 if __name__ == '__main__':
