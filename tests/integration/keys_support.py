@@ -28,7 +28,7 @@ def all_keys():
             row = re.match(r'\| `(\w+)` \|', line)
             if row and section == 'top':
                 keys.append(row[1])
-            elif row:
+            elif row and ' ' not in section:
                 keys.append(f'{section}{"[]" if section in entries else ""}.{row[1]}')
     return keys
 
