@@ -252,6 +252,39 @@ START_TEST(ten_kills_replay)
 }
 END_TEST
 
+/*
+ * Layers with ranks of their own, batch norm over all workers, steps of two batches and a
+ * calibration: all of it goes on, and the ranks of layers are repeated from the recording.
+ */
+START_TEST(everything_goes_on)
+{
+	struct rng draws = {14};
+	char replay[256];
+
+	write_config("test.yaml",
+		"compression: {min_rank: 1, max_rank: 8, base_rank: 4, start_power_iterations: 2, "
+		"enable_adaptive_sync: true, calibration: {enable: true, ranks: [1, 2, 8], "
+		"warmup_iters: 1, measure_iters: 1, force_start_iter: 5}}\n"
+		"rank_control: {cap: calibration, choice: lgreco}\n"
+		"lgreco: {adjust_iters: 8, sample_iters: 3}\n"
+		"adaptive_training: {enable: true, stages: [{name: two, start_epoch: 1, "
+		"end_epoch: 2, base_sync_frequency: 2}]}\n");
+	for (int i = 0; i < 5; i++)
+		kill_once("r", "model.sync_batchnorm=true training.max_iterations=40", &draws);
+	check_finished(run(TWO, "r",
+			       "model.sync_batchnorm=true training.max_iterations=40 "
+			       "--resume auto"),
+		"r");
+	ck_assert_ptr_nonnull(strstr(read_text("r/events.jsonl"), "\"ranks\":["));
+	snprintf(replay, sizeof(replay),
+		REPLAY " model.sync_batchnorm=true training.max_iterations=40 "
+		       "compression.calibration.enable=false",
+		"r");
+	check_finished(run(TWO, "replay", replay), "replay");
+	check_same_hash("r", "replay");
+}
+END_TEST
+
 /* ---- workers that share no disk ---- */
 
 /* Worker w in its own folder, the last first; kill_s 0: to the end. */
@@ -406,6 +439,7 @@ static Suite *suite(void)
 	tcase_add_checked_fixture(c, enter_folder, leave_folder);
 	tcase_add_test(c, ten_kills_fixed);
 	tcase_add_test(c, ten_kills_replay);
+	tcase_add_test(c, everything_goes_on);
 	tcase_add_test(c, every_worker_has_its_own);
 	tcase_add_test(c, refusals);
 	tcase_add_test(c, unfinished_run_is_kept);

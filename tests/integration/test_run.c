@@ -317,6 +317,8 @@ START_TEST(smoke_leaves_no_folder)
 	ended = run_psgd("run fixed.yaml --standalone --nproc-per-node 2 --smoke save_dir=s", 60);
 	ck_assert_msg(ended.code == 0, "%s%s", ended.out, ended.err);
 	ck_assert_ptr_nonnull(strstr(ended.out, "finished: smoke test, 5 iterations, "));
+	ck_assert_ptr_nonnull(
+		strstr(ended.out, "checkpoint of iteration 5 written and read back\n"));
 	ck_assert(!exists("s") && !exists("s.smoke"));
 }
 END_TEST
