@@ -52,6 +52,12 @@ BANNED = {
 READ_ENVIRONMENT = {'lib/experiment/launch.c', 'lib/experiment/stack.c',
                     'lib/experiment/manifest.c'}
 CALL = re.compile(r'(?<![\w.>])(%s)\s*\(' % '|'.join(sorted(BANNED, key=len, reverse=True)))
+# A decision follows from what was observed alone, so that it can be repeated.
+PURE = ('lib/control/',)
+IMPURE = re.compile(
+    r'(?<![\w.>])(psgd__now_ns|psgd__philox\w*|(?:clock|time|sleep|nanosleep|usleep|gettimeofday)'
+    r'|clock_\w+|s?rand(?:om|_r)?|[dlm]rand48|getrandom|f?open|openat|f?read|f?write|fgets|fputs'
+    r'|fputc|socket|ioctl)\s*\(')
 STANDARD_STREAM = re.compile(r'\b(stdout|stderr|cout|cerr|clog)\b')
 
 UNFINISHED = re.compile(r'\b(TO' r'DO|FIX' r'ME|XX' r'X|HA' r'CK)\b')
@@ -219,6 +225,9 @@ def check_calls(path, text, report):
         if name in ('fprintf', 'vfprintf') and path.startswith('lib/experiment/'):
             continue  # records are written so; the standard streams are found below
         report.error(path, line_of(text, match.start()), f'{name}() {BANNED[name]}: not in a library')
+    for match in IMPURE.finditer(text) if path.startswith(PURE) else ():
+        report.error(path, line_of(text, match.start()),
+                     f'{match.group(1)}(): a decision has no clock, no I/O and no random numbers')
     for match in STANDARD_STREAM.finditer(text):
         report.error(path, line_of(text, match.start()),
                      f'{match.group(1)}: a library does not print')

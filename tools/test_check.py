@@ -226,6 +226,19 @@ class Calls(Tree):
         self.append('lib/experiment/run.c', text)
         self.finds('lib/experiment/run.c', 7, 'getenv()')
 
+    def test_decisions_are_pure(self):
+        for call in ('psgd__now_ns()', 'clock_gettime(0, 0)', 'time(0)', 'rand()', 'srandom(1)',
+                     'drand48()', 'fopen("a", "r")', 'read(0, 0, 0)', 'psgd__philox_words(0)'):
+            text = f'int f(void)\n{{\n\t{call};\n}}\n'
+            self.write('lib/control/choice.c', text)
+            self.finds('lib/control/choice.c', 3, call[:call.index('(')])
+            self.write('lib/control/choice.c', '\n')
+            self.write('lib/engine/clock.c', text)
+            self.assertEqual([], [e for e in self.report().errors if 'decision' in str(e)])
+        self.write('lib/control/choice.c',
+                   'int f(void)\n{\n\treader->read(0);\n\tround_time(0);\n\tspread(0);\n}\n')
+        self.assertEqual([], [e for e in self.report().errors if 'decision' in str(e)])
+
     def test_records_are_written_by_fprintf(self):
         self.append('lib/experiment/run.c', 'int f(FILE *o)\n{\n\tfprintf(o, "x");\n}\n')
         self.assertEqual(self.report().errors, [])
