@@ -120,9 +120,9 @@ struct batch_report {
 };
 
 /*
- * The leader's side of a step: meets all nodes and gathers their reports into all[n_nodes]; then
- * decide() makes the message that all get. Ends when all nodes have agreed to it. Followers pass
- * no decide and get the message in *message; agree() says what is wrong with it, or "".
+ * What a meeting is for. decide() makes, on the leader, the message that all get out of what all
+ * nodes report; it may be called again when a node is lost meanwhile. agree() says on every node
+ * what is wrong with the message, or "".
  */
 struct batch_step {
 	json_t *(*decide)(void *user, const struct batch_report *all, uint32_t n);

@@ -10,7 +10,7 @@
 
 #define BLOCK_BYTES 512
 
-/* Two at once would be two lines for the user: one call of batch_meet has this many meetings. */
+/* One try; a node that is lost in it makes another. */
 struct meeting {
 	struct batch_node *node;
 	psgd_rendezvous *rendezvous;
