@@ -58,6 +58,8 @@ static psgd_status gather(void *self, const void *send, void *recv, size_t bytes
 
 	if (bytes > CLI_TEAM_BLOB_BYTES)
 		return PSGD_ERR_INVALID;
+	if (!bytes)
+		return cli_team_meet(team);
 	memcpy(team->blobs + (size_t)member->number * CLI_TEAM_BLOB_BYTES, send, bytes);
 	status = cli_team_meet(team);
 	for (uint32_t k = 0; k < team->n && status == PSGD_OK; k++)

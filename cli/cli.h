@@ -28,6 +28,7 @@ int cli_batch(int argc, char **argv);
 int cli_validate(int argc, char **argv);
 int cli_info(int argc, char **argv);
 int cli_bench(int argc, char **argv);
+int cli_net(int argc, char **argv);
 
 /* ---- options.c ---- */
 
@@ -81,6 +82,12 @@ struct cli_identity {
 psgd_status cli_identify(const struct cli_identity *flags, struct psgd_launch **out, size_t *n,
 	char *error, size_t error_bytes);
 
+/* cli_identify for a command: complains, and returns an exit code. */
+int cli_find_workers(const struct cli_identity *flags, struct psgd_launch **out, size_t *n);
+
+/* "worker 0 of 2 (flags), 10.0.0.1:29500" */
+void cli_print_workers(const struct psgd_launch *workers, size_t n);
+
 /* ---- place.c ---- */
 
 /* Where this process is among the others, as flags say it. */
@@ -101,6 +108,14 @@ extern const struct argp cli_place_argp;
 /* The number of a flag; a bad one ends the program with the usage. */
 int64_t cli_number(
 	struct argp_state *state, const char *flag, const char *arg, int64_t min, int64_t max);
+
+/* ---- net.c ---- */
+
+/*
+ * Times all-reduces between the workers of a place, and what their network carries. config (may be
+ * NULL) limits it. Prints; returns an exit code.
+ */
+int cli_net_test(const struct cli_place *place, const struct psgd_config *config);
 
 /* ---- trainer.c ---- */
 

@@ -6,6 +6,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <psgd/experiment/stack.h>
+
 #include "cli.h"
 
 #define MAX_WORKERS 4096
@@ -176,4 +178,28 @@ psgd_status cli_identify(const struct cli_identity *flags, struct psgd_launch **
 	*out = list;
 	*n = count;
 	return PSGD_OK;
+}
+
+int cli_find_workers(const struct cli_identity *flags, struct psgd_launch **out, size_t *n)
+{
+	char error[CLI_ERROR_BYTES] = "";
+	psgd_status status = cli_identify(flags, out, n, error, sizeof(error));
+
+	if (status == PSGD_OK)
+		return CLI_OK;
+	cli_complain("%s", *error ? error : psgd_status_text(status));
+	return psgd_exit_code(status);
+}
+
+void cli_print_workers(const struct psgd_launch *workers, size_t n)
+{
+	const struct psgd_launch *first = &workers[0];
+	const char *v6 = strchr(first->master_addr, ':');
+
+	if (n == 1)
+		printf("worker %u", first->worker);
+	else
+		printf("workers %u to %u", first->worker, workers[n - 1].worker);
+	printf(" of %u (%s), %s%s%s:%u\n", first->n_workers, first->source, v6 ? "[" : "",
+		first->master_addr, v6 ? "]" : "", first->master_port);
 }

@@ -17,6 +17,7 @@ static const struct command {
 	{"validate", cli_validate},
 	{"info", cli_info},
 	{"bench", cli_bench},
+	{"net", cli_net},
 };
 
 static const char doc[] =
@@ -26,7 +27,8 @@ static const char doc[] =
 	"  batch WHAT      run many experiments, one after the other\n"
 	"  validate FILE   check a configuration, show what each rank would send\n"
 	"  info            versions, processor, modules and data sets found\n"
-	"  bench WHAT      time compression, or all-reduces, on this machine\n\n"
+	"  bench WHAT      time compression, or all-reduces, on this machine\n"
+	"  net test        time all-reduces between the workers of a run\n\n"
 	"`psgd COMMAND --help' explains a command.\n\n"
 	"Exit codes: 0 ok, 1 run failed, 2 usage or configuration, 3 peer lost,\n"
 	"4 timeout, 5 environment, 128 + N ended by signal N.";
@@ -49,7 +51,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	}
 	if (key == ARGP_KEY_NO_ARGS)
-		argp_error(state, "a command is missing: run, batch, validate, info or bench");
+		argp_error(state, "a command is missing: run, batch, validate, info, bench or net");
 	return ARGP_ERR_UNKNOWN;
 }
 
@@ -64,7 +66,8 @@ static int unknown_command(const char *name)
 	if (closest)
 		cli_complain("unknown command '%s'; did you mean '%s'?", name, closest);
 	else
-		cli_complain("unknown command '%s'; there are run, batch, validate, info and bench",
+		cli_complain(
+			"unknown command '%s'; there are run, batch, validate, info, bench and net",
 			name);
 	return CLI_USAGE;
 }

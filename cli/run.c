@@ -13,7 +13,15 @@
 
 #define SMOKE_ITERATIONS 5
 
-enum key { KEY_OVERWRITE = 256, KEY_RESUME, KEY_DRY_RUN, KEY_SMOKE, KEY_BENCHMARK, KEY_CONFIG };
+enum key {
+	KEY_OVERWRITE = 256,
+	KEY_RESUME,
+	KEY_DRY_RUN,
+	KEY_SMOKE,
+	KEY_BENCHMARK,
+	KEY_NETWORK_TEST,
+	KEY_CONFIG
+};
 
 static const struct argp_option options[] = {{.doc = "The run:", .group = 4},
 	{"config", KEY_CONFIG, "FILE", 0, "The same as CONFIG", 4},
@@ -24,6 +32,7 @@ static const struct argp_option options[] = {{.doc = "The run:", .group = 4},
 		4},
 	{"dry-run", KEY_DRY_RUN, 0, 0, "Print what would be done; touch nothing", 4},
 	{"smoke", KEY_SMOKE, 0, 0, "5 iterations in a folder that is removed after success", 4},
+	{"network-test", KEY_NETWORK_TEST, 0, 0, "Time all-reduces in place of training", 4},
 	{"benchmark", KEY_BENCHMARK, 0, 0, "Accepted: the CSV per iteration is always written", 4},
 	{0}};
 
@@ -43,7 +52,7 @@ struct arguments {
 	struct cli_place place;
 	const char *config, *resume;
 	struct cli_strings overrides;
-	bool overwrite, dry_run, smoke;
+	bool overwrite, dry_run, smoke, network_test;
 };
 
 static void positional(struct arguments *a, char *arg, struct argp_state *state)
@@ -74,6 +83,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		break;
 	case KEY_SMOKE:
 		a->smoke = true;
+		break;
+	case KEY_NETWORK_TEST:
+		a->network_test = true;
 		break;
 	case KEY_BENCHMARK:
 		break;
@@ -127,19 +139,6 @@ static bool read_arguments(int argc, char **argv, struct arguments *a, char ***c
 		cli_strings_add(&a->overrides, "benchmark_save_dir=null");
 	}
 	return true;
-}
-
-static void print_identity(const struct cli_job *job)
-{
-	const struct psgd_launch *first = &job->workers[0];
-	const char *v6 = strchr(first->master_addr, ':');
-
-	if (job->n_workers == 1)
-		printf("worker %u", first->worker);
-	else
-		printf("workers %u to %u", first->worker, job->workers[job->n_workers - 1].worker);
-	printf(" of %u (%s), %s%s%s:%u\n", first->n_workers, first->source, v6 ? "[" : "",
-		first->master_addr, v6 ? "]" : "", first->master_port);
 }
 
 static int dry_run(const struct cli_job *job)
@@ -257,19 +256,11 @@ static int decide(const struct arguments *a, char **command, struct cli_job *job
 {
 	static char trainer[PATH_MAX];
 	static char *default_command[] = {trainer, NULL};
-	char error[CLI_ERROR_BYTES] = "";
-	psgd_status status;
 	size_t length;
-	int code;
+	int code = cli_find_workers(&a->place.identity, &job->workers, &job->n_workers);
 
-	status = cli_identify(
-		&a->place.identity, &job->workers, &job->n_workers, error, sizeof(error));
-	if (status != PSGD_OK) {
-		cli_complain("%s", *error ? error : psgd_status_text(status));
-		return status == PSGD_ERR_CONFIG || status == PSGD_ERR_INVALID
-			       ? CLI_USAGE
-			       : psgd_exit_code(status);
-	}
+	if (code != CLI_OK)
+		return code;
 	job->resume = a->resume;
 	code = choose_run_dir(job);
 	if (code != CLI_OK)
@@ -322,12 +313,16 @@ int cli_run(int argc, char **argv)
 		fprintf(stderr, "%s\n", *error ? error : psgd_status_text(status));
 		goto out;
 	}
+	if (a.network_test) {
+		code = cli_net_test(&a.place, config);
+		goto out;
+	}
 	job.config = config;
 	code = decide(&a, command, &job);
 	if (code != CLI_OK)
 		goto out;
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	print_identity(&job);
+	cli_print_workers(job.workers, job.n_workers);
 	if (a.dry_run) {
 		code = dry_run(&job);
 		goto out;

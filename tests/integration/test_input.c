@@ -92,8 +92,8 @@ static const struct refused {
 		"psgd run: 'other.yaml' is not key=value (a trainer goes after --)" SEE_RUN},
 	{"run", "psgd run: CONFIG is missing" SEE_RUN},
 	{"rnu good.yaml", "psgd: unknown command 'rnu'; did you mean 'run'?"},
-	{"frobnicate", "psgd: unknown command 'frobnicate'; there are run, batch, validate, info "
-		       "and bench"},
+	{"frobnicate", "psgd: unknown command 'frobnicate'; there are run, batch, validate, info, "
+		       "bench and net"},
 	{"--frobnicate", "psgd: unrecognized option '--frobnicate'\n"
 			 "Try `psgd --help' or `psgd --usage' for more information."},
 	{"validate unknown.yaml",
