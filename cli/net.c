@@ -142,6 +142,28 @@ static const char *rate_text(char *to, size_t bytes, double mbps)
 	return to;
 }
 
+void cli_print_limits(const struct psgd_config *config)
+{
+	struct psgd_link link = PSGD_INIT(psgd_link);
+	bool limited = false;
+	char out[32], in[32];
+
+	if (psgd_config_link(config, &link, &limited) != PSGD_OK || !limited)
+		return;
+	printf("network limited by model, in each worker (method %s): egress %s, ingress %s, "
+	       "latency %g ms",
+		config->network_limits.method,
+		rate_text(out, sizeof(out), (double)link.egress_bps / 1e6),
+		rate_text(in, sizeof(in), (double)link.ingress_bps / 1e6),
+		(double)link.delay_ns / 1e6);
+	if (config->network_limits.schedule_count)
+		printf(", changes at iteration %u",
+			config->network_limits.schedule[0].at_iteration);
+	for (unsigned i = 1; i < config->network_limits.schedule_count; i++)
+		printf(", %u", config->network_limits.schedule[i].at_iteration);
+	printf("\n");
+}
+
 static void print_configured(const struct test *t, const struct psgd_measured *found)
 {
 	uint64_t least = t->link.egress_bps;

@@ -323,6 +323,7 @@ int cli_run(int argc, char **argv)
 		goto out;
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	cli_print_workers(job.workers, job.n_workers);
+	cli_print_limits(config);
 	if (a.dry_run) {
 		code = dry_run(&job);
 		goto out;

@@ -193,6 +193,12 @@ START_TEST(live_cap_follows_the_link)
 		getenv("LINK_TRAINER"));
 	ended = run_psgd(line, 120);
 	ck_assert_msg(ended.code == 0, "%s%s", ended.out, ended.err);
+	snprintf(line, sizeof(line),
+		"\nnetwork limited by model, in each worker (method auto): egress 200 Mbit/s, "
+		"ingress 200 Mbit/s, latency 0 ms, changes at iteration %d\n",
+		CHANGE);
+	ck_assert_msg(strstr(ended.out, line) != NULL, "%s", ended.out);
+	ck_assert_ptr_nonnull(strstr(read_text("r/manifest.json"), "\"method\": \"model\""));
 	read_column("r", "current_rank", ranks, sizeof(ranks));
 	read_column("r", "configured_mbps", rates, sizeof(rates));
 	ck_assert_uint_eq(count_lines(ranks), STEPS);
