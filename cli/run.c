@@ -141,6 +141,17 @@ static bool read_arguments(int argc, char **argv, struct arguments *a, char ***c
 	return true;
 }
 
+/* What the configuration has that does nothing. */
+static void print_notices(const struct psgd_config *config)
+{
+	for (const char *at = psgd_config_notices(config); *at;) {
+		int n = (int)strcspn(at, "\n");
+
+		printf("note: %.*s\n", n, at);
+		at += n + (at[n] != '\0');
+	}
+}
+
 static int dry_run(const struct cli_job *job)
 {
 	char *yaml = NULL;
@@ -324,6 +335,7 @@ int cli_run(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	cli_print_workers(job.workers, job.n_workers);
 	cli_print_limits(config);
+	print_notices(config);
 	if (a.dry_run) {
 		code = dry_run(&job);
 		goto out;

@@ -139,7 +139,7 @@ static void print_plan(const struct psgd_config *config, const json_t *plan)
 		printf("  the first %lld steps are dense\n",
 			(long long)integer(plan, "dense_steps"));
 	if (integer(plan, "sync_bytes") > 0)
-		printf("  SyncBatchNorm: %lld bytes more in a step\n",
+		printf("  SyncBatchNorm: %lld bytes more in a step, not in these times\n",
 			(long long)integer(plan, "sync_bytes"));
 	json_array_foreach(json_object_get(plan, "notices"), i, row)
 		printf("  note: %s\n", json_string_value(row));

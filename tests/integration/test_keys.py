@@ -434,6 +434,7 @@ class Keys(unittest.TestCase):
         self.assertEqual(run.code, 0, run.output)
         self.assertEqual(len(run.table('accuracy/accuracy_results.csv')), 2)
         self.assertEqual(len(run.events('notice')), 5)
+        self.assertEqual(run.output.count('\nnote: accordion.'), 4)
         self.assertTrue(os.path.exists('older/csv/measured.csv'))
         with open('older/csv/measured.csv', encoding='utf-8') as file:
             rows = [line.split(',') for line in file.read().splitlines()]
