@@ -136,6 +136,8 @@ static psgd_status measure(
 		struct step step = trial_step(t, rate, k);
 		struct loss ignored = {0};
 
+		/* It is the time that counts: a rank that diverges does not end the run. */
+		t->nonfinite_steps = 0;
 		status = step_run(t, &step, &ignored, &report);
 		if (status)
 			return status;

@@ -314,7 +314,8 @@ psgd_status net_sync(struct net *net, net_sync_fn sync, void *user, unsigned n_w
 	norm->dy_mean = norm->shift + room;
 	norm->slope = norm->dy_mean + room;
 	norm->values = norm->slope + room;
-	norm->rows = norm_rows_best();
+	for (unsigned isa = 0; norm_rows_of(isa); isa++)
+		norm->rows = norm_rows_of(isa);
 	net->sync = sync;
 	net->sync_user = user;
 	net->n_workers = n_workers;

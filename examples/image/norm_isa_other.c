@@ -5,7 +5,7 @@
 void norm_rows_plain(
 	enum norm_loop loop, const struct norm_strips *strips, const struct norm_rows *all);
 
-norm_rows_fn norm_rows_best(void)
+norm_rows_fn norm_rows_of(unsigned isa)
 {
-	return norm_rows_plain;
+	return isa == 0 ? norm_rows_plain : NULL;
 }

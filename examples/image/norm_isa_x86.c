@@ -8,10 +8,12 @@ void norm_rows_avx2(
 void norm_rows_avx512(
 	enum norm_loop loop, const struct norm_strips *strips, const struct norm_rows *all);
 
-norm_rows_fn norm_rows_best(void)
+norm_rows_fn norm_rows_of(unsigned isa)
 {
+	if (isa == 0)
+		return norm_rows_plain;
 	/* What the system saves of a thread's registers is part of the answer. */
-	if (__builtin_cpu_supports("avx512f"))
-		return norm_rows_avx512;
-	return __builtin_cpu_supports("avx2") ? norm_rows_avx2 : norm_rows_plain;
+	if (isa == 1 && __builtin_cpu_supports("avx2"))
+		return norm_rows_avx2;
+	return isa == 2 && __builtin_cpu_supports("avx512f") ? norm_rows_avx512 : NULL;
 }

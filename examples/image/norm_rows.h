@@ -47,7 +47,8 @@ struct norm_rows {
 typedef void (*norm_rows_fn)(
 	enum norm_loop loop, const struct norm_strips *strips, const struct norm_rows *all);
 
-/* The one for this processor. */
-norm_rows_fn norm_rows_best(void);
+/* For instruction set 0, which is plain C, 1 ...; NULL: this processor has it not, nor later ones.
+ */
+norm_rows_fn norm_rows_of(unsigned isa);
 
 #endif

@@ -117,8 +117,13 @@ psgd_status norm_sync_forward(
 	bool far = false;
 	psgd_status status;
 
-	/* About the running means, which all workers have alike. */
-	memcpy(scratch->mean, running + layer->running, strips.channels * sizeof(float));
+	/* About the running means, which all workers have alike; one bad batch may have spoilt
+	 * them. */
+	for (size_t c = 0; c < strips.channels; c++) {
+		float mean = running[layer->running + c];
+
+		scratch->mean[c] = isfinite(mean) ? mean : 0.0f;
+	}
 	status = moments(net, layer, cell, &strips, &far);
 	if (!status && far) {
 		memcpy(scratch->mean, cell->mean, strips.channels * sizeof(float));

@@ -1,15 +1,18 @@
 /* Norms over the batches of several workers: as if one worker had the joined batch. */
+#include "examples/image/layers.h"
 #include "examples/image/rng.h"
 #include "nets.h"
 #include "reference.h"
 #include "support/suite.h"
 
+#include <limits.h>
 #include <math.h>
 #include <pthread.h>
 #include <string.h>
 
 #define PART 5 /* images of a worker */
 #define MOST_WORKERS 3
+#define ANY UINT_MAX
 #define PIXELS ((size_t)(2 * 5 * 6))
 
 static const struct nn_shape in = {.c = 2, .h = 5, .w = 6};
@@ -20,6 +23,8 @@ struct team {
 	int which;	     /* net */
 	float offset, scale; /* of the images */
 	int steps;
+	unsigned isa;  /* of the loops; ANY: the best */
+	float running; /* what running means begin with */
 	pthread_barrier_t barrier;
 	float sum[MOST_WORKERS][512];
 	struct worker {
@@ -90,6 +95,11 @@ static void *work(void *user)
 	ck_assert_int_eq(net_end(&w->net, 3), PSGD_OK);
 	stir(&w->net);
 	ck_assert_int_eq(net_sync(&w->net, sum, w, team->n), PSGD_OK);
+	if (team->isa != ANY)
+		w->net.norm.rows = norm_rows_of(team->isa);
+	for (size_t i = 0; team->running != 0.0f && i < w->net.n_layers; i++)
+		if (w->net.layer[i].kind->statistics)
+			w->net.running[w->net.layer[i].running] = team->running;
 	w->plan = net_prepare(&w->net, PART, true);
 	ck_assert_ptr_nonnull(w->plan);
 	for (int step = 0; step < team->steps; step++) {
@@ -105,13 +115,24 @@ static void *work(void *user)
 	return NULL;
 }
 
-static struct team *team_run(unsigned n, int which, float offset, float scale, int steps)
+static struct team *team_new(unsigned n, int which, float offset, float scale, int steps)
 {
 	struct team *team = calloc(1, sizeof(*team));
-	pthread_t thread[MOST_WORKERS];
 
-	*team = (struct team){
-		.n = n, .which = which, .offset = offset, .scale = scale, .steps = steps};
+	*team = (struct team){.n = n,
+		.which = which,
+		.offset = offset,
+		.scale = scale,
+		.steps = steps,
+		.isa = ANY};
+	return team;
+}
+
+static struct team *team_start(struct team *team)
+{
+	pthread_t thread[MOST_WORKERS];
+	unsigned n = team->n;
+
 	ck_assert_int_eq(pthread_barrier_init(&team->barrier, NULL, n), 0);
 	for (unsigned i = 0; i < n; i++) {
 		team->worker[i].team = team;
@@ -121,6 +142,11 @@ static struct team *team_run(unsigned n, int which, float offset, float scale, i
 	for (unsigned i = 0; i < n; i++)
 		ck_assert_int_eq(pthread_join(thread[i], NULL), 0);
 	return team;
+}
+
+static struct team *team_run(unsigned n, int which, float offset, float scale, int steps)
+{
+	return team_start(team_new(n, which, offset, scale, steps));
 }
 
 static void team_free(struct team *team)
@@ -313,6 +339,43 @@ START_TEST(test_nan)
 }
 END_TEST
 
+/* One batch that was not finite has spoilt the running means; the next is none the worse. */
+START_TEST(test_spoilt_mean)
+{
+	struct team *team = team_new(2, FIRST_IS_NORM, 3.0f, 1.0f, 1);
+	struct joined joined;
+
+	team->running = NAN;
+	joined = join(team_start(team));
+	check_forward(team, &joined);
+	joined_free(&joined);
+	team_free(team);
+}
+END_TEST
+
+/* Every instruction set gives the same bits. */
+START_TEST(test_isas)
+{
+	struct team *plain = team_new(2, _i, 1.0f, 1.0f, 2);
+
+	plain->isa = 0;
+	(void)team_start(plain);
+	for (unsigned isa = 1; norm_rows_of(isa); isa++) {
+		struct team *team = team_new(2, _i, 1.0f, 1.0f, 2);
+		const struct net *net = &team->worker[1].net, *same = &plain->worker[1].net;
+
+		team->isa = isa;
+		(void)team_start(team);
+		ck_assert_mem_eq(net->grads, same->grads, net->n_params * sizeof(float));
+		ck_assert_mem_eq(net->running, same->running, net->n_running * sizeof(float));
+		ck_assert_mem_eq(team->worker[1].plan->output, plain->worker[1].plan->output,
+			PART * outputs(net) * sizeof(float));
+		team_free(team);
+	}
+	team_free(plain);
+}
+END_TEST
+
 /* The workers' sums fail, and so does the pass. */
 static psgd_status lost(void *user, float *values, size_t n)
 {
@@ -351,6 +414,8 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, test_running, 0, 4 * MOST_WORKERS);
 	tcase_add_test(c, test_constant);
 	tcase_add_test(c, test_nan);
+	tcase_add_test(c, test_spoilt_mean);
+	tcase_add_loop_test(c, test_isas, 0, N_BUILDERS);
 	tcase_add_test(c, test_failure);
 	suite_add_tcase(s, c);
 	return s;
