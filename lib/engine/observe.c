@@ -15,16 +15,22 @@
 #define ITERATIONS 4
 #define SPECTRUM_SEED 20190531
 
+/* Zeros. On failure nothing is held. */
 static psgd_status allocate(psgd_session *s, size_t values, float **out)
 {
+	psgd_status status;
 	void *memory;
 	size_t bytes;
 
 	if (psgd__mul_overflows(values, sizeof(float), &bytes))
 		return PSGD_ERR_NOMEM;
 	PSGD__TRY(s->device.ops->alloc(s->device.self, bytes, &memory));
-	*out = memory;
-	return s->device.ops->zero(s->device.self, memory, bytes, NULL);
+	status = s->device.ops->zero(s->device.self, memory, bytes, NULL);
+	if (status < 0)
+		s->device.ops->free(s->device.self, memory, bytes);
+	else
+		*out = memory;
+	return status;
 }
 
 static void release(psgd_session *s, float **memory, size_t values)
