@@ -5,12 +5,13 @@
 set -euo pipefail
 share=/usr/local/share/psgd
 
-# Packages of the shared libraries that the programs below DIR load.
+# Packages of the shared libraries that the programs and modules below DIR load.
 needed_packages() {
-    local dir=$1 library
-    find "$dir/usr/local" -type f \( -perm -u+x -o -name '*.so*' \) -print0 |
-        LD_LIBRARY_PATH=$(dirname "$(find "$dir/usr/local" -name libpsgd.so -print -quit)") \
-            xargs -0 ldd 2>/dev/null | awk '$2 == "=>" && $3 ~ "^/" {print $3}' | sort -u |
+    local files library
+    mapfile -t files < <(find "$1/usr/local" -type f \( -path '*/bin/*' -o -name '*.so*' \))
+    # those of our own, which no package has, are found by their place or not at all
+    { ldd "${files[@]}" 2>/dev/null || true; } |
+        awk '$2 == "=>" && $3 ~ "^/" {print $3}' | sort -u |
         while read -r library; do
             # files may be known by the names that they had before /lib became a link
             dpkg-query -S "$library" 2>/dev/null || dpkg-query -S "/usr$library" 2>/dev/null ||
@@ -23,12 +24,13 @@ build() {
     here=$(cd "$(dirname "$0")/.." && pwd)
     "$here/tools/deps.sh"
     meson setup "$here/build-container" "$here" --buildtype=release --prefix=/usr/local \
-        --strip --auto-features=enabled -Dtests=disabled
+        --libdir=lib --strip --auto-features=enabled -Dtests=disabled
     ninja -C "$here/build-container"
     DESTDIR=$stage meson install -C "$here/build-container" --no-rebuild
     mkdir -p "$stage$share"
     cp -r "$here/configs" "$here/tools/container.sh" "$stage$share/"
     needed_packages "$stage" >"$stage$share/packages"
+    grep -q gloo "$stage$share/packages"
 }
 
 install() {
