@@ -24,6 +24,8 @@ static psgd_status check_folder_keys(
 		bool changed;
 	} keys[] = {
 		{"dataset.image_size", dataset->image_size != 224},
+		{"dataset.loader_threads", dataset->loader_threads != 1},
+		{"dataset.prefetch_batches", dataset->prefetch_batches != 4},
 		{"dataset.skip_bad", dataset->skip_bad},
 		{"dataset.augment", strcmp(dataset->augment, "resized_crop_flip") == 0},
 	};

@@ -361,6 +361,10 @@ static const struct refusal models[] = {
 		"needs model.pretrained: true"},
 	{"", "dataset.image_size=64", "override 'dataset.image_size=64': "
 		"needs dataset.name: imagenet, not synthetic"},
+	{"", "dataset.loader_threads=2", "override 'dataset.loader_threads=2': "
+		"needs dataset.name: imagenet, not synthetic"},
+	{"", "dataset.prefetch_batches=9", "override 'dataset.prefetch_batches=9': "
+		"needs dataset.name: imagenet, not synthetic"},
 	{"", "dataset.skip_bad=true", "override 'dataset.skip_bad=true': "
 		"needs dataset.name: imagenet, not synthetic"},
 	{"", "dataset.augment=resized_crop_flip", "override 'dataset.augment=resized_crop_flip': "
