@@ -87,7 +87,7 @@ static const struct refused {
 		"psgd run: --master-port: '70000' is not a whole number from 1 to 65535" SEE_RUN},
 	{"run good.yaml --rdzv-timeout soon",
 		"psgd run: --rdzv-timeout: 'soon' is not a whole number from 1 to 86400" SEE_RUN},
-	{"run good.yaml --resume", "psgd run: unrecognized option '--resume'" SEE_RUN},
+	{"run good.yaml --resume", "psgd run: option '--resume' requires an argument" SEE_RUN},
 	{"run good.yaml other.yaml",
 		"psgd run: 'other.yaml' is not key=value (a trainer goes after --)" SEE_RUN},
 	{"run", "psgd run: CONFIG is missing" SEE_RUN},
@@ -227,7 +227,8 @@ static const struct {
 } failed[] = {
 	{"run good.yaml --standalone dataset.name=idx dataset.root=nowhere",
 		"worker 0: psgd-train-image: nowhere/train-images-idx3-ubyte is missing, with or "
-		"without .gz: check dataset.root",
+		"without .gz: dataset.root is for the four files "
+		"{train,t10k}-{images-idx3,labels-idx1}-ubyte",
 		2},
 	{"run good.yaml --standalone dataset.name=idx dataset.root=short",
 		"worker 0: psgd-train-image: short/train-images-idx3-ubyte: truncated: 49392 of "
