@@ -29,11 +29,23 @@ REGIMES = {
                     '{threshold})',
     'rank_cooldown': 'held after the last change',
     'insufficient_history': 'nothing to compare with yet',
+    'lr_drop': 'all layers, after a drop of the learning rate',
+    'ema_critical': 'the gradient is large: {value} of its average, critical from {threshold}',
+    'ema_relaxed': 'the gradient is small: {value} of its average, relaxed to {threshold}',
+    'ema_hold': 'the gradient is {value} of its average',
+    'lgreco_start': 'base_rank for all layers at first',
+    'lgreco': 'the cheapest ranks of the layers that leave an error of {value}, at most '
+              '{threshold}',
+    'lgreco_over_budget': 'no ranks of the layers leave an error of at most {threshold}',
+    'lgreco_hold': 'held: the errors of the layers are not known',
+    'entropy': 'the entropy of the gradient changed by {value}, at first by {threshold}',
+    'entropy_slew': 'on the way, as far as one window allows',
     'link_down': 'on this link {value} of the step would be exposed, at most {threshold} may be',
     'link_up': 'the link carries more: {value} of the step would be exposed, at most {threshold} '
                'may be',
     'link_hold': 'the link carries no more',
-    'calibrate': 'a candidate is being measured',
+    'link_prior': 'by what was known of the link: {value} of the step would be exposed, at most '
+                  '{threshold} may be',
     'calibrated': 'the best measured candidate: {value} of the step is exposed, at most '
                   '{threshold} may be',
 }

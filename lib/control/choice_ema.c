@@ -10,7 +10,7 @@
 enum regime { INSUFFICIENT = 0, CRITICAL, RELAXED, HOLD, N_REGIMES };
 
 static const char *const regimes[N_REGIMES] = {
-	"insufficient_history", "critical", "relaxed", "hold"};
+	"insufficient_history", "ema_critical", "ema_relaxed", "ema_hold"};
 
 struct state {
 	double sum, weight; /* the average is sum / weight: the start, which is 0, has no part */

@@ -56,16 +56,16 @@ START_TEST(by_hand)
 	for (size_t i = 0; i < 11; i++) {
 		const uint64_t next = 5 * (i + 1);
 		double value = weight > 0 ? given[i] / (sum / weight) : NAN;
-		const char *want = "hold";
+		const char *want = "ema_hold";
 
 		if (!i) {
 			want = "insufficient_history";
 		} else if (value >= 1.2) {
-			want = "critical";
+			want = "ema_critical";
 			at += at < 3;
 			ups++;
 		} else if (value <= 0.95) {
-			want = "relaxed";
+			want = "ema_relaxed";
 			at -= at > 0;
 			downs++;
 		}
@@ -117,7 +117,7 @@ START_TEST(bad_norms)
 	norms = given;
 	run = run_ema(&options, 8);
 	ck_assert_str_eq(run->regime[10], "insufficient_history");
-	ck_assert_str_eq(run->regime[15], "critical");
+	ck_assert_str_eq(run->regime[15], "ema_critical");
 	ck_assert_str_eq(run->regime[25], "insufficient_history");
 	ck_assert_str_eq(run->regime[35], "insufficient_history");
 	ck_assert_double_eq_tol(run->value[30], 4.0 / (4 * (0.5 + 0.25 + 0.125) / 0.9375), 1e-12);

@@ -62,7 +62,7 @@ class Quickstart(unittest.TestCase):
             self.assertGreaterEqual(len(changes), 2)
             for change in changes:
                 self.assertIn(change['regime'], ('force_max', 'critical', 'not_critical',
-                                                 'link_up', 'link_down'))
+                                                 'link_up', 'link_down', 'link_prior'))
         say(f'adaptive {statistics.mean(adaptive):.2f} %, best fixed rank {best:.2f} %')
         self.assertGreaterEqual(statistics.mean(adaptive), 87.0)
         self.assertGreaterEqual(statistics.mean(adaptive), best - 1.0)
