@@ -9,6 +9,7 @@
 #include "support/suite.h"
 
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <turbojpeg.h>
@@ -227,6 +228,16 @@ static void size_of(const char *name, size_t *cols, size_t *rows)
 	decoder_finish(&decoder);
 }
 
+/* Waves of three pixels of the result are the hardest case: a shift by a tenth of one makes 10. */
+static void expect_near(const float *got, const float *expected)
+{
+	double square = 0.0;
+
+	for (size_t i = 0; i < VALUES; i++)
+		square += pow((double)(got[i] - expected[i]) * 255.0 * 0.225, 2);
+	ck_assert_double_lt(sqrt(square / VALUES), 4.0);
+}
+
 /*
  * By the rules: the epoch's order, from it the next good image at each place, its part by the
  * place. With nothing bad these are simply the images in order.
@@ -267,10 +278,11 @@ START_TEST(test_law)
 			within = (struct crop){0, 0, (double)cols, (double)rows, false};
 		}
 		ck_assert_uint_eq(one.labels[place], split->entries[id].class);
-		if (cols == 160)
-			continue; /* decoded smaller on the way */
 		expose(&loader.data, name, &part, &within, expected);
-		ck_assert_mem_eq(one.train[place], expected, sizeof(expected));
+		if (cols == 160) /* decoded smaller on the way */
+			expect_near(one.train[place], expected);
+		else
+			ck_assert_mem_eq(one.train[place], expected, sizeof(expected));
 	}
 	if (_i == 1)
 		skipped += (uint64_t)2 * EPOCHS; /* of the test split */
