@@ -228,7 +228,7 @@ static void size_of(const char *name, size_t *cols, size_t *rows)
 	decoder_finish(&decoder);
 }
 
-/* Waves of three pixels of the result are the hardest case: a shift by a tenth of one makes 10. */
+/* Of strong waves, three pixels of the result long: a wrong place makes ten times as much. */
 static void expect_near(const float *got, const float *expected)
 {
 	double square = 0.0;
