@@ -54,7 +54,8 @@ struct psgd_observation {
 	int64_t exposed_ns; /* the part of it in which the trainer waited for buckets */
 	int64_t wire_ns;
 	int64_t compute_ns; /* the maximum over the workers of step - exposed; sums of
-			     * psgd_session_sync are in it, and in nothing else here */
+			     * psgd_session_sync are in it, but not what they wait for buckets,
+			     * which is exposed and delays no ready_ns */
 	const struct psgd_message_time *messages;
 	size_t n_messages;
 	const struct psgd_bucket_time *buckets;

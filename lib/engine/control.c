@@ -41,16 +41,21 @@ static void fill_timing(const struct psgd__control *c, double *mine)
 {
 	const struct psgd__record *record = &c->record;
 	double *at = mine + AT_MESSAGES;
+	/* To a controller a sync is the trainer's time, but not its wait behind the buckets. */
+	int64_t compute_ns =
+		c->report.compute_ns + c->report.sync_ns - psgd__record_behind(record, INT64_MAX);
 
-	/* No rank shortens a sync: to a controller its time is the trainer's. */
 	mine[AT_STEP] = (double)c->report.step_ns;
-	mine[AT_EXPOSED] = (double)(c->report.step_ns - c->report.compute_ns - c->report.sync_ns);
+	mine[AT_EXPOSED] = (double)(c->report.step_ns - compute_ns);
 	mine[AT_WIRE] = (double)c->report.wire_ns;
-	mine[AT_COMPUTE] = (double)(c->report.compute_ns + c->report.sync_ns);
+	mine[AT_COMPUTE] = (double)compute_ns;
 	for (size_t i = 0; i < record->n_messages; i++)
 		*at++ = (double)record->messages[i].ns;
 	for (size_t i = 0; i < record->n_buckets; i++) {
-		*at++ = (double)record->buckets[i].ready_ns;
+		int64_t ready_ns = record->buckets[i].ready_ns;
+
+		ready_ns -= psgd__record_behind(record, record->start_ns + ready_ns);
+		*at++ = (double)ready_ns;
 		*at++ = (double)record->buckets[i].encode_ns;
 		*at++ = (double)record->buckets[i].decode_ns;
 	}

@@ -280,6 +280,8 @@ psgd_status psgd__record_interval(
 	psgd_session *s, enum psgd__busy what, int64_t start_ns, int64_t end_ns);
 /* A failure is the session's. */
 psgd_status psgd__record_wait(psgd_session *s, int64_t start_ns, int64_t end_ns);
+/* Of the syncs until then: how long they waited behind buckets' messages on the wire. */
+int64_t psgd__record_behind(const struct psgd__record *record, int64_t until_ns);
 psgd_status psgd__record_sync(psgd_session *s, int64_t start_ns, int64_t end_ns);
 psgd_status psgd__record_bucket(struct psgd_exchange *x);
 psgd_status psgd__record_transfer(struct psgd_exchange *x, const struct psgd_transfer *transfer);

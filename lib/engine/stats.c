@@ -167,10 +167,27 @@ static int64_t overlap(const struct psgd__interval *a, const struct psgd__interv
 	return end > start ? end - start : 0;
 }
 
+int64_t psgd__record_behind(const struct psgd__record *record, int64_t until_ns)
+{
+	int64_t sum = 0;
+
+	for (size_t w = 0; w < record->n_syncs; w++) {
+		struct psgd__interval sync = record->syncs[w];
+
+		if (sync.end_ns > until_ns)
+			sync.end_ns = until_ns;
+		for (size_t i = 0; i < record->n_intervals && sync.end_ns > sync.start_ns; i++) {
+			if (record->intervals[i].what == PSGD__ON_WIRE)
+				sum += overlap(&record->intervals[i], &sync);
+		}
+	}
+	return sum;
+}
+
 void psgd__record_report(const struct psgd__record *record, int64_t end_ns, struct psgd_report *out)
 {
 	int64_t busy[PSGD__N_BUSY] = {0}, exposed[PSGD__N_BUSY] = {0};
-	int64_t waited = 0, synced = 0, wire_in_syncs = 0;
+	int64_t waited = 0, synced = 0;
 
 	for (size_t i = 0; i < record->n_intervals; i++) {
 		const struct psgd__interval *x = &record->intervals[i];
@@ -178,8 +195,6 @@ void psgd__record_report(const struct psgd__record *record, int64_t end_ns, stru
 		busy[x->what] += x->end_ns - x->start_ns;
 		for (size_t w = 0; w < record->n_waits; w++)
 			exposed[x->what] += overlap(x, &record->waits[w]);
-		for (size_t w = 0; x->what == PSGD__ON_WIRE && w < record->n_syncs; w++)
-			wire_in_syncs += overlap(x, &record->syncs[w]);
 	}
 	for (size_t w = 0; w < record->n_waits; w++)
 		waited += record->waits[w].end_ns - record->waits[w].start_ns;
@@ -195,7 +210,8 @@ void psgd__record_report(const struct psgd__record *record, int64_t end_ns, stru
 	out->encode_ns = busy[PSGD__ENCODING];
 	out->decode_ns = busy[PSGD__DECODING];
 	out->wire_ns = busy[PSGD__ON_WIRE];
-	out->hidden_wire_ns = busy[PSGD__ON_WIRE] - exposed[PSGD__ON_WIRE] - wire_in_syncs;
+	out->hidden_wire_ns = busy[PSGD__ON_WIRE] - exposed[PSGD__ON_WIRE] -
+			      psgd__record_behind(record, INT64_MAX);
 	out->raw_bytes = record->raw_bytes;
 	out->payload_bytes = record->payload_bytes;
 	out->control_bytes = record->control_bytes;
