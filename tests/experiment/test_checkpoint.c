@@ -5,6 +5,7 @@
 #include <psgd/experiment/checkpoint.h>
 
 #include "experiment/checkpoint_impl.h"
+#include "experiment/run_impl.h"
 #include "experiment/run_support.h"
 
 #define VALUES 32
@@ -401,6 +402,52 @@ START_TEST(rows_are_cut)
 }
 END_TEST
 
+/* The run's state, as a checkpoint holds it. */
+struct held {
+	char counts[512], numbers[128];
+};
+
+static psgd_status hold(void *user, const struct psgd_state_array *array, const void *data)
+{
+	struct held *held = user;
+	bool numbers = array->dtype == PSGD_F64;
+
+	memcpy(numbers ? held->numbers : held->counts, data,
+		(size_t)array->dims[0] * (numbers ? 8 : 1));
+	return PSGD_OK;
+}
+
+static psgd_status give(void *user, const char *name, void *to, size_t bytes)
+{
+	struct held *held = user;
+
+	memcpy(to, strcmp(name, "counts") == 0 ? held->counts : held->numbers, bytes);
+	return PSGD_OK;
+}
+
+START_TEST(elapsed_time_goes_on)
+{
+	static struct held held;
+	struct psgd_state_writer writer = {hold, &held};
+	struct psgd_state_reader reader = {NULL, give, &held};
+	psgd_run *run = must_open("r", false);
+	int64_t elapsed_ns;
+	double seconds;
+
+	ck_assert_int_eq(psgd__run_save(run, &writer), PSGD_OK);
+	memcpy(&elapsed_ns, held.counts, sizeof(elapsed_ns));
+	ck_assert(elapsed_ns > 0 && elapsed_ns < INT64_C(60000000000));
+	elapsed_ns = INT64_C(1000000000000);
+	memcpy(held.counts, &elapsed_ns, sizeof(elapsed_ns));
+	ck_assert_int_eq(psgd__run_load(run, &reader), PSGD_OK);
+	add_epoch(run, 0);
+	psgd_run_close(&run);
+	seconds = strtod(
+		field(strchr(read_all("r/accuracy/accuracy_results.csv"), '\n') + 1, 3), NULL);
+	ck_assert_msg(seconds >= 1000 && seconds < 1060, "%g", seconds);
+}
+END_TEST
+
 /* Ranks of layers are in the records, also when only they have changed. */
 START_TEST(ranks_of_layers)
 {
@@ -443,6 +490,7 @@ static Suite *suite(void)
 	tcase_add_test(t, workers_share_a_folder);
 	tcase_add_test(t, paths);
 	tcase_add_test(t, rows_are_cut);
+	tcase_add_test(t, elapsed_time_goes_on);
 	tcase_add_test(t, ranks_of_layers);
 	tcase_set_timeout(t, 60);
 	suite_add_tcase(s, t);
