@@ -51,7 +51,7 @@ SLOW = 'network_limits={enable: true, bandwidth_mbps: 20, latency_ms: 1}'
 CALIBRATION = (SLOW + ';compression={start_power_iterations: 0, calibration: {enable: true, '
                'warmup_iters: 1, measure_iters: 2, ranks: [1, 2, 4]}}')
 # All of a step may be exposed, so the cap goes up whenever it may.
-LIVE = ('training.epochs=6;compression.start_power_iterations=0;rank_control={cap: live, '
+LIVE = ('training.epochs=8;compression.start_power_iterations=0;rank_control={cap: live, '
         'candidates: [1, 2, 4, 8], dwell_iters: 2, max_exposed: 1}')
 SCHEDULE = ('compression={start_power_iterations: 0, rank_schedule: {default_rank: 3, '
             'ranges: [{start_epoch: 1, end_epoch: 1, rank: 5}]}}')
@@ -323,9 +323,9 @@ TABLE = {
     'rank_control.choice': ranks('', 'rank_control.choice=max'),
     'rank_control.candidates': pair(lambda *r: column('rank_cap', *r), LIVE,
                                     'candidates: [1, 2, 4, 8]', 'candidates: [3, 5]'),
-    'rank_control.dense_candidate': pair(
-        lambda *r: column('rank_cap', *r), LIVE, 'dwell_iters: 2',
-        'dwell_iters: 2, dense_candidate: false'),
+    'rank_control.dense_candidate': differ(
+        lambda run: [row['rank'] for row in calibrated(run)], CALIBRATION,
+        CALIBRATION + ';rank_control.dense_candidate=false'),
     'rank_control.max_exposed': pair(
         ranks, LIVE, 'max_exposed: 1', 'max_exposed: 0.00001'),
     'rank_control.replay': ranks('rank_control={choice: replay, replay: events1.jsonl}',
