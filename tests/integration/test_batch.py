@@ -261,14 +261,13 @@ class TwoNodes(Case):
 
     def test_interrupt_ends_both(self):
         for worker in (0, 1):
-            nodes = [self.node(0, '--overwrite', '--keep-going'), self.node(1)]
+            nodes = [self.node(0, '--start-from=1', '--keep-going'), self.node(1)]
             self.in_the_second_item()
             nodes[worker].process.send_signal(signal.SIGINT)
             self.assertEqual([node.end() for node in nodes], [130, 130])
-            self.assertEqual(begun(nodes[0].said()), ['0', '1'])
+            self.assertEqual(begun(nodes[0].said()), ['1'])
             until(lambda: not processes_in(self.at('A')) + processes_in(self.at('B')), 'the ends')
-            for name in NAMES[:2]:
-                os.rename(run_of(self.at('A'), name), self.at('A', f'{name}.{worker}'))
+            os.rename(run_of(self.at('A'), NAMES[1]), self.at('A', str(worker)))
 
     def test_lists_are_compared(self):
         for text, said in (
