@@ -8,7 +8,8 @@
 
 #define BUDGET_NS INT64_C(1000000000)
 #define MAX_REPEATS 5
-#define SHARES 16 /* of the budget, one for the repetitions of a size */
+#define SECOND_LOOK 8 /* of the budget: at most so much for it */
+#define SHARES 16     /* of the budget, one for the repetitions of a size */
 
 #define SMALL 1024 /* bytes up to which a message is all delay */
 #define N_SLOPES 3
@@ -230,7 +231,10 @@ static psgd_status measure_all(struct measuring *m)
 		int64_t expected = foretell(m, sizes[i]);
 		int n_repeats = repeats(m, sizes[i], expected);
 
-		if (expected <= m->budget_ns - m->elapsed_ns && (i || n_repeats > 1))
+		/* The delay is worth a second look, where that leaves time for the rest. */
+		if (!i && expected > m->budget_ns / SECOND_LOOK)
+			continue;
+		if (expected <= m->budget_ns - m->elapsed_ns)
 			PSGD__TRY(measure_size(m, sizes[i], n_repeats));
 	}
 	return PSGD_OK;
