@@ -264,7 +264,8 @@ START_TEST(everything_goes_on)
 	write_config("test.yaml",
 		"compression: {min_rank: 1, max_rank: 8, base_rank: 4, start_power_iterations: 2, "
 		"enable_adaptive_sync: true, calibration: {enable: true, ranks: [1, 2, 8], "
-		"warmup_iters: 1, measure_iters: 1, force_start_iter: 5}}\n"
+		"warmup_iters: 1, measure_iters: 1, force_start_iter: 5, "
+		"comm_ratio_threshold: 1.0}}\n"
 		"rank_control: {cap: calibration, choice: lgreco}\n"
 		"lgreco: {adjust_iters: 8, sample_iters: 3}\n"
 		"adaptive_training: {enable: true, stages: [{name: two, start_epoch: 1, "
