@@ -11,6 +11,7 @@
 #include "base/state.h"
 
 #define FORMAT 1
+#define MOST_AGREED (1u << 20)
 
 enum has { HAS_GRAD_SUM = 1, HAS_LOCAL_SUM = 2, HAS_DECISION = 4, HAS_CONTROLLER = 8 };
 
@@ -20,7 +21,8 @@ struct head {
 	uint64_t tensors;    /* hash of ids and shapes */
 	uint64_t compressor; /* hash of its name */
 	uint64_t step, grad_sum_steps, local_sum_steps;
-	uint32_t decided_rank, reserved;
+	uint64_t control_bytes, sent_bytes; /* between the last step and the next, which has them */
+	uint32_t decided_rank, n_agreed;
 };
 
 /* A decision that the next report has to tell, but for its text. */
@@ -37,6 +39,7 @@ struct loaded {
 	struct head head;
 	struct saved_decision decision;
 	uint32_t *ranks;
+	uint64_t *agreed;
 	float *grad_sum, *local_sum;
 	uint32_t observed; /* in the step that comes next */
 };
@@ -102,7 +105,10 @@ static struct head head_of(psgd_session *s)
 		.step = s->step,
 		.grad_sum_steps = s->grad_sum_steps,
 		.local_sum_steps = s->local_sum_steps,
+		.control_bytes = s->record.control_bytes,
+		.sent_bytes = s->record.sent_bytes,
 		.decided_rank = s->decided_rank,
+		.n_agreed = (uint32_t)s->n_seen,
 	};
 }
 
@@ -136,6 +142,9 @@ static psgd_status save_engine(psgd_session *s, const struct psgd_state_writer *
 	PSGD__TRY(psgd__state_put(writer, "session/head", PSGD_U8, 1, sizeof(head), &head));
 	PSGD__TRY(psgd__state_put(writer, "session/ranks", PSGD_U8, (int64_t)s->n_tensors,
 		sizeof(*s->ranks), s->ranks));
+	if (s->n_seen)
+		PSGD__TRY(psgd__state_put(writer, "session/agreed", PSGD_U8, (int64_t)s->n_seen,
+			sizeof(*s->seen), s->seen));
 	if (head.has & HAS_DECISION)
 		PSGD__TRY(save_decision(s, writer));
 	if (s->grad_sum)
@@ -159,7 +168,7 @@ psgd_status psgd_session_save(psgd_session *s, const struct psgd_state_writer *w
 		return PSGD_ERR_STATE;
 	PSGD__TRY(psgd__settle(s));
 	/* The first decision has not been made: there is no state yet that could go on. */
-	if (s->head)
+	if (s->head || s->n_seen > MOST_AGREED)
 		return PSGD_ERR_STATE;
 	PSGD__TRY(save_engine(s, writer));
 	inner = psgd__state_prefixed_writer(&compressor);
@@ -177,7 +186,7 @@ static psgd_status check_head(psgd_session *s, const struct head *head)
 	struct head own = head_of(s);
 	const uint32_t sums = HAS_GRAD_SUM | HAS_CONTROLLER;
 
-	if (head->format != FORMAT || head->reserved || head->has > 15)
+	if (head->format != FORMAT || head->n_agreed > MOST_AGREED || head->has > 15)
 		return refuse(s, PSGD_ERR_MISMATCH, "the state is of another version");
 	if (head->n_workers != own.n_workers)
 		return refuse(s, PSGD_ERR_MISMATCH, "the state is of another number of workers");
@@ -216,6 +225,23 @@ static psgd_status zero_sum(psgd_session *s, float **out)
 	return s->device.ops->zero(s->device.self, memory, bytes, NULL);
 }
 
+/*
+ * Messages that all workers have agreed on need no second agreement: what goes over the wire is
+ * the same then as without the stop.
+ */
+static psgd_status read_agreed(const struct psgd_state_reader *reader, struct loaded *l)
+{
+	size_t n = l->head.n_agreed;
+
+	if (!n)
+		return PSGD_OK;
+	l->agreed = psgd__calloc(n, sizeof(*l->agreed));
+	if (!l->agreed)
+		return PSGD_ERR_NOMEM;
+	return psgd__state_get(
+		reader, "session/agreed", PSGD_U8, (int64_t)(n * sizeof(*l->agreed)), l->agreed);
+}
+
 static psgd_status read_engine(
 	psgd_session *s, const struct psgd_state_reader *reader, struct loaded *l)
 {
@@ -226,6 +252,7 @@ static psgd_status read_engine(
 		return PSGD_ERR_NOMEM;
 	PSGD__TRY(psgd__state_get(reader, "session/ranks", PSGD_U8,
 		(int64_t)(s->n_tensors * sizeof(*l->ranks)), l->ranks));
+	PSGD__TRY(read_agreed(reader, l));
 	if (l->head.has & HAS_DECISION)
 		PSGD__TRY(psgd__state_get(
 			reader, "session/decision", PSGD_U8, sizeof(l->decision), &l->decision));
@@ -317,6 +344,10 @@ static void commit(psgd_session *s, struct loaded *l)
 		psgd__queue_remove(s, first);
 		psgd__exchange_free(first);
 	}
+	free(s->seen);
+	s->seen = l->agreed;
+	s->n_seen = s->seen_capacity = l->head.n_agreed;
+	l->agreed = NULL;
 	swap(&s->grad_sum, &l->grad_sum);
 	swap(&s->local_sum, &l->local_sum);
 	s->observed = l->observed;
@@ -327,6 +358,8 @@ static void commit(psgd_session *s, struct loaded *l)
 				      ? s->compressor.ops->rank(s->compressor.self, i)
 				      : l->ranks[i];
 	s->step = l->head.step;
+	s->record.control_bytes = l->head.control_bytes;
+	s->record.sent_bytes = l->head.sent_bytes;
 	s->grad_sum_steps = l->head.grad_sum_steps;
 	s->local_sum_steps = l->head.local_sum_steps;
 	s->decided_rank = l->head.decided_rank;
@@ -356,6 +389,7 @@ psgd_status psgd_session_load(psgd_session *s, const struct psgd_state_reader *r
 		status = load_parts(s, reader);
 	if (status >= 0)
 		commit(s, &l);
+	free(l.agreed);
 	free(l.ranks);
 	free_sum(s, l.grad_sum);
 	free_sum(s, l.local_sum);

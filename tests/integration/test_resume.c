@@ -85,13 +85,11 @@ static void read_csv(const char *run_dir, const char *file, int without, char *o
 	out[used] = '\0';
 }
 
-/*
- * Times and memory differ from run to run, control_bytes and sent_bytes in the first step of a
- * session, in which the workers agree on their buckets: once more in one that goes on.
- */
+/* All but times and memory, which differ from run to run. */
 static const char *const columns[] = {"epoch", "iteration", "compression_ratio", "loss", "accuracy",
 	"powerSGD_active", "current_rank", "raw_bytes", "payload_bytes", "learning_rate",
-	"rank_cap", "rank_choice", "n_messages"};
+	"rank_cap", "rank_choice", "n_messages", "control_bytes", "sent_bytes", "sync_bytes",
+	"configured_mbps"};
 
 static void check_equal(const char *run_dir, const char *other)
 {
