@@ -108,7 +108,8 @@ static struct step trial_step(const struct trainer *t, double rate, size_t numbe
 	return (struct step){.epoch = t->epoch,
 		.first = (t->batch / n + number) % places * n,
 		.n_batches = n,
-		.learning_rate = rate};
+		.learning_rate = rate,
+		.trial = true};
 }
 
 static void add(double *figures, const struct psgd_report *report)

@@ -13,7 +13,7 @@
 /* As they are in the file; only numbers of 64 bits. */
 struct counts {
 	uint64_t iteration, epoch, batch, samples, nonfinite_steps;
-	uint64_t epoch_samples, epoch_correct, epoch_grad_norms, epoch_skipped;
+	uint64_t epoch_samples, epoch_grad_norms, epoch_skipped;
 	uint64_t calibration_iteration;
 };
 
@@ -63,8 +63,8 @@ static psgd_status save_state(void *user, const struct psgd_state_writer *writer
 {
 	const struct trainer *t = user;
 	const struct counts counts = {t->iteration, t->epoch, t->batch, t->samples,
-		t->nonfinite_steps, t->sums.loss.samples, t->sums.loss.correct, t->sums.grad_norms,
-		t->loader.skipped, t->calibration.iteration};
+		t->nonfinite_steps, t->sums.loss.samples, t->sums.grad_norms, t->loader.skipped,
+		t->calibration.iteration};
 	const struct sums sums = {t->sums.loss.sum, t->sums.grad_norm, t->sums.grad_sum_norm};
 	psgd_status status = put_tensors(writer, &t->net, "params", t->net.params);
 
@@ -76,6 +76,10 @@ static psgd_status save_state(void *user, const struct psgd_state_writer *writer
 		status = put_vector(writer, "counts", PSGD_U8, sizeof(counts), &counts);
 	if (!status)
 		status = put_vector(writer, "sums", PSGD_F64, sizeof(sums) / sizeof(double), &sums);
+	/* Rows whose verdict is still to come. */
+	if (!status && t->calibration.rows)
+		status = put_vector(writer, "calibration", PSGD_U8,
+			t->calibration.n_rows * sizeof(*t->calibration.rows), t->calibration.rows);
 	return status;
 }
 
@@ -114,9 +118,8 @@ static psgd_status load_place(struct trainer *t, const struct psgd_state_reader 
 	t->nonfinite_steps = (unsigned)counts.nonfinite_steps;
 	t->loader.skipped = counts.epoch_skipped;
 	t->calibration.iteration = counts.calibration_iteration;
-	t->sums = (struct epoch_sums){.loss = {.sum = sums.epoch_loss,
-					      .samples = (size_t)counts.epoch_samples,
-					      .correct = (size_t)counts.epoch_correct},
+	t->sums = (struct epoch_sums){
+		.loss = {.sum = sums.epoch_loss, .samples = (size_t)counts.epoch_samples},
 		.grad_norm = sums.epoch_grad_norm,
 		.grad_norms = counts.epoch_grad_norms,
 		.grad_sum_norm = sums.grad_sum_norm};

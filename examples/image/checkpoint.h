@@ -6,7 +6,8 @@
 
 /*
  * If the run goes on from a checkpoint: parameters, optimizer, statistics and place in training as
- * they were, compared over the workers. On failure error->text is one line.
+ * they were. On failure error->text is one line. That workers hold the same parameters is compared
+ * where it always is, at the end and every communication.check_every steps.
  */
 psgd_status checkpoint_restore(struct trainer *trainer);
 

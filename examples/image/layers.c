@@ -1,6 +1,8 @@
 /* The kinds of layers. SPDX-License-Identifier: MIT */
 #include "layers.h"
 
+#include <math.h>
+
 #include "norm_sync.h"
 
 static float *param(const struct net *net, const struct net_layer *layer, size_t i)
@@ -153,6 +155,9 @@ void layer_track(const struct net_layer *layer, const struct net_cell *cell, uns
 	float unbias = n > 1 ? (float)n / (float)(n - 1) : 1.0f;
 
 	for (int64_t i = 0; i < channels; i++) {
+		/* A step whose gradients are left out leaves nothing here, either. */
+		if (!isfinite(cell->mean[i]) || !isfinite(cell->variance[i]))
+			continue;
 		mean[i] += NORM_MOMENTUM * (cell->mean[i] - mean[i]);
 		variance[i] += NORM_MOMENTUM * (cell->variance[i] * unbias - variance[i]);
 	}

@@ -303,7 +303,7 @@ psgd_status net_sync(struct net *net, net_sync_fn sync, void *user, unsigned n_w
 	if (most == 0)
 		return PSGD_OK;
 	/* Channels are taken some at a time. */
-	room = net_padded(most) + ALIGN_VALUES;
+	room = net_padded(most) + NORM_TILE;
 	norm->mean = net_alloc(7 * room);
 	norm->sum = calloc(2 * room, sizeof(double));
 	if (!norm->mean || !norm->sum)

@@ -158,18 +158,26 @@ static void copy_rows(
 static void run_odd(enum norm_loop loop, const struct norm_rows *r)
 {
 	float x[ROWS * NORM_TILE] = {0}, dy[ROWS * NORM_TILE] = {0}, out[ROWS * NORM_TILE];
+	double sum[NORM_TILE] = {0}, product[NORM_TILE] = {0};
 	struct norm_rows padded = *r;
 
 	padded.x = x;
 	padded.dy = dy;
 	padded.out = out;
 	padded.stride = NORM_TILE;
+	/* What is beyond the width may be the next channels' sums. */
+	padded.sum = sum;
+	padded.product = product;
 	copy_rows(x, NORM_TILE, r->x, r->stride, r->n, r->width);
 	if (r->dy)
 		copy_rows(dy, NORM_TILE, r->dy, r->stride, r->n, r->width);
 	run_wide(loop, &padded, MOST_VECTORS);
 	if (r->out)
 		copy_rows(r->out, r->stride, out, NORM_TILE, r->n, r->width);
+	for (size_t j = 0; r->sum && j < r->width; j++) {
+		r->sum[j] += sum[j];
+		r->product[j] += product[j];
+	}
 }
 
 static void run(enum norm_loop loop, const struct norm_rows *r)

@@ -59,11 +59,11 @@ unsigned schedule_most_batches(const struct psgd_config *config)
 	const struct psgd_config_adaptive *adaptive = &config->adaptive_training;
 	unsigned most = 1;
 
-	for (unsigned i = 0; i < adaptive->stages_count; i++) {
-		unsigned each = schedule_batches(config, adaptive->stages[i].start_epoch);
-
-		most = each > most ? each : most;
-	}
+	if (!adaptive->enable || !config->compression.enable_adaptive_sync)
+		return 1;
+	for (unsigned i = 0; i < adaptive->stages_count; i++)
+		if (adaptive->stages[i].base_sync_frequency > most)
+			most = adaptive->stages[i].base_sync_frequency;
 	return most;
 }
 

@@ -82,7 +82,7 @@ psgd_status step_run(
 	info.learning_rate = step->learning_rate;
 	info.epoch_end = step->epoch_end;
 	/* The optimizer has not run yet: these are the parameters that the step began with. */
-	if (check_every && t->iteration % check_every == 0)
+	if (check_every && !step->trial && t->iteration % check_every == 0)
 		info.param_hash = step_params_hash(&t->net);
 	status = psgd_session_finish_step(t->session, &info, report);
 	if (status)

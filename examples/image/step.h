@@ -9,6 +9,7 @@ struct step {
 	size_t first, n_batches; /* of the epoch; their gradients' mean makes the step */
 	double learning_rate;
 	bool epoch_end;
+	bool trial; /* of a calibration: parameters are not compared */
 };
 
 /*

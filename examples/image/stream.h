@@ -26,8 +26,8 @@ struct stream_options {
 
 /*
  * Memory: prefetch_batches * largest_batch * image_size^2 * 3 bytes, and for each thread its
- * largest image (3 bytes for a pixel) and file. *out is ended by stream_close, also on failure.
- * Errors: NOMEM, FAILED.
+ * largest image (3 bytes for a pixel, 4 more of one in inks), file, and rows that are resized. *out
+ * is ended by stream_close, also on failure. Errors: NOMEM, FAILED.
  */
 psgd_status stream_open(
 	const struct stream_options *options, struct stream **out, struct image_error *error);

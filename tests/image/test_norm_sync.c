@@ -376,6 +376,46 @@ START_TEST(test_isas)
 }
 END_TEST
 
+/* Strips that are narrower than a vector: the sums of one do not reach those of the next. */
+START_TEST(test_narrow_strips)
+{
+	enum { WIDTH = 8, GROUPS = 3, ROWS = 40, CHANNELS = WIDTH * GROUPS };
+	float x[GROUPS * ROWS * WIDTH], mean[CHANNELS + NORM_TILE] = {0};
+	struct norm_strips strips = {.images = 1,
+		.groups = GROUPS,
+		.rows = ROWS,
+		.stride = WIDTH,
+		.width = WIDTH,
+		.channels = CHANNELS,
+		.image_values = GROUPS * ROWS * WIDTH,
+		.group_values = ROWS * WIDTH};
+
+	for (size_t i = 0; i < GROUPS * ROWS * WIDTH; i++)
+		x[i] = (float)(i % 13) * 0.5f - 2.0f;
+	for (size_t c = 0; c < CHANNELS; c++)
+		mean[c] = (float)c * 0.25f + 1.0f;
+	for (unsigned isa = 0; norm_rows_of(isa); isa++) {
+		double sum[CHANNELS + NORM_TILE] = {0}, square[CHANNELS + NORM_TILE] = {0};
+		struct norm_rows rows = {.x = x, .mean = mean, .sum = sum, .product = square};
+
+		norm_rows_of(isa)(NORM_MOMENTS, &strips, &rows);
+		for (size_t c = 0; c < CHANNELS; c++) {
+			double first = 0, second = 0;
+
+			for (size_t k = 0; k < ROWS; k++) {
+				size_t at = (c / WIDTH * ROWS + k) * WIDTH + c % WIDTH;
+				double d = (double)x[at] - (double)mean[c];
+
+				first += d;
+				second += d * d;
+			}
+			ck_assert_double_eq_tol(sum[c], first, 1e-3);
+			ck_assert_double_eq_tol(square[c], second, 1e-2);
+		}
+	}
+}
+END_TEST
+
 /* The workers' sums fail, and so does the pass. */
 static psgd_status lost(void *user, float *values, size_t n)
 {
@@ -416,6 +456,7 @@ static Suite *suite(void)
 	tcase_add_test(c, test_nan);
 	tcase_add_test(c, test_spoilt_mean);
 	tcase_add_loop_test(c, test_isas, 0, N_BUILDERS);
+	tcase_add_test(c, test_narrow_strips);
 	tcase_add_test(c, test_failure);
 	suite_add_tcase(s, c);
 	return s;
