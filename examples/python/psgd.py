@@ -90,9 +90,10 @@ class psgd_report(Sized):
                 ('encode_ns', c_int64), ('decode_ns', c_int64), ('wire_ns', c_int64),
                 ('hidden_wire_ns', c_int64), ('sync_ns', c_int64), ('raw_bytes', c_uint64),
                 ('payload_bytes', c_uint64), ('control_bytes', c_uint64), ('sent_bytes', c_uint64),
-                ('sync_bytes', c_uint64), ('grad_norm', c_double), ('grad_sum_norm', c_double), ('n_buckets', c_uint32), ('n_messages', c_uint32),
-                ('rank_min', c_uint32), ('rank_max', c_uint32), ('n_nonfinite', c_uint32),
-                ('decided', c_uint32), ('decision', psgd_decision)]
+                ('sync_bytes', c_uint64), ('grad_norm', c_double), ('grad_sum_norm', c_double),
+                ('n_buckets', c_uint32), ('n_messages', c_uint32), ('rank_min', c_uint32),
+                ('rank_max', c_uint32), ('n_nonfinite', c_uint32), ('decided', c_uint32),
+                ('decision', psgd_decision)]
 
 
 class psgd_memory(Sized):
