@@ -284,6 +284,23 @@ START_TEST(everything_goes_on)
 }
 END_TEST
 
+/* The rows of a calibration are kept until the cap that was chosen is marked in them. */
+START_TEST(calibration_waits_for_its_verdict)
+{
+	const char *table = "r/calibration_rank_stats.csv";
+
+	write_config("test.yaml",
+		"compression: {min_rank: 1, max_rank: 8, start_power_iterations: 0, "
+		"calibration: {enable: true, ranks: [1, 8], warmup_iters: 1, measure_iters: 1, "
+		"force_start_iter: 3}}\n");
+	check_finished(run(TWO, "r", "training.max_iterations=4"), "r");
+	ck_assert_ptr_nonnull(strstr(read_text(table), ",False"));
+	ck_assert_ptr_null(strstr(read_text(table), ",True"));
+	check_finished(run(TWO, "r", "training.max_iterations=8 --resume auto"), "r");
+	ck_assert_ptr_nonnull(strstr(read_text(table), ",True"));
+}
+END_TEST
+
 /* ---- workers that share no disk ---- */
 
 /* Worker w in its own folder, the last first; kill_s 0: to the end. */
@@ -439,6 +456,7 @@ static Suite *suite(void)
 	tcase_add_test(c, ten_kills_fixed);
 	tcase_add_test(c, ten_kills_replay);
 	tcase_add_test(c, everything_goes_on);
+	tcase_add_test(c, calibration_waits_for_its_verdict);
 	tcase_add_test(c, every_worker_has_its_own);
 	tcase_add_test(c, refusals);
 	tcase_add_test(c, unfinished_run_is_kept);
