@@ -29,10 +29,23 @@ static psgd_status path_of(char out[PATH_MAX], const char *run_dir, uint64_t ite
 	return n > 0 && n < PATH_MAX - 16 ? PSGD_OK : PSGD_ERR_INVALID;
 }
 
+/* "iter_" and digits, no sign, of a number that there can be. */
+static bool iteration_of(const char *name, size_t n, uint64_t *out)
+{
+	static const char begin[] = "iter_";
+	const char *digits = name + sizeof(begin) - 1;
+
+	if (n < sizeof(begin) || strncmp(name, begin, sizeof(begin) - 1) != 0 ||
+		strspn(digits, "0123456789") < n - (sizeof(begin) - 1))
+		return false;
+	errno = 0;
+	*out = strtoull(digits, NULL, 10);
+	return !errno;
+}
+
 psgd_status psgd_checkpoint_path(const char *path, char *run_dir, size_t bytes, uint64_t *iteration)
 {
 	size_t n = path ? strlen(path) : 0, at;
-	int length = 0;
 
 	if (!n || !run_dir || !iteration)
 		return PSGD_ERR_INVALID;
@@ -41,8 +54,7 @@ psgd_status psgd_checkpoint_path(const char *path, char *run_dir, size_t bytes, 
 		n--;
 	for (at = n; at > 0 && path[at - 1] != '/'; at--)
 		;
-	if (n < INT_MAX && sscanf(path + at, "iter_%" SCNu64 "%n", iteration, &length) == 1 &&
-		(size_t)length == n - at && at > 0)
+	if (at > 0 && iteration_of(path + at, n - at, iteration))
 		n = at - 1;
 	else
 		*iteration = PSGD__NO_ITERATION;
@@ -275,7 +287,7 @@ static const char *examine(
 	return problem;
 }
 
-psgd_status psgd__checkpoint_list(const char *run_dir, uint32_t worker,
+psgd_status psgd__checkpoint_list(const char *run_dir, uint32_t worker, uint64_t wanted,
 	const struct psgd__checkpoint_say *say, struct psgd__checkpoint *list, size_t *n)
 {
 	uint64_t *iterations = NULL;
@@ -284,9 +296,12 @@ psgd_status psgd__checkpoint_list(const char *run_dir, uint32_t worker,
 	*n = 0;
 	PSGD__TRY(psgd__checkpoint_folders(run_dir, &iterations, &n_found));
 	for (size_t i = 0; i < n_found && *n < PSGD__CHECKPOINTS_MAX; i++) {
-		const char *problem = examine(run_dir, worker, iterations[i], &list[*n]);
+		const char *problem;
 		char text[PATH_MAX + 128];
 
+		if (wanted != PSGD__NO_ITERATION && iterations[i] != wanted)
+			continue;
+		problem = examine(run_dir, worker, iterations[i], &list[*n]);
 		if (!problem)
 			(*n)++;
 		if (!problem || !*problem || !say)
@@ -312,7 +327,7 @@ psgd_status psgd_checkpoint_newest(const char *run_dir, uint32_t worker,
 	psgd__text(error, error_bytes, "%s", "");
 	if (!run_dir || !out || !psgd__report_fits(out))
 		return PSGD_ERR_INVALID;
-	status = psgd__checkpoint_list(run_dir, worker, NULL, list, &n);
+	status = psgd__checkpoint_list(run_dir, worker, PSGD__NO_ITERATION, NULL, list, &n);
 	if (!status && !n)
 		status = PSGD_ERR_INVALID;
 	if (status) {

@@ -24,9 +24,10 @@ struct psgd__checkpoint_say {
 
 /*
  * A worker's complete and undamaged checkpoints, newest first; *n is at most
- * PSGD__CHECKPOINTS_MAX. The files are read to their ends.
+ * PSGD__CHECKPOINTS_MAX. Only that of iteration `wanted`, unless it is PSGD__NO_ITERATION. The
+ * files are read to their ends.
  */
-psgd_status psgd__checkpoint_list(const char *run_dir, uint32_t worker,
+psgd_status psgd__checkpoint_list(const char *run_dir, uint32_t worker, uint64_t wanted,
 	const struct psgd__checkpoint_say *say, struct psgd__checkpoint *list, size_t *n);
 
 /* The iterations of all checkpoint folders, complete or not, newest first; freed by free(). */

@@ -10,6 +10,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "experiment/checkpoint_impl.h"
 #include "experiment/run_impl.h"
 
 #define STATUS_MAX_BYTES (1 << 20)
@@ -200,13 +201,39 @@ static psgd_status remove_records(
 	return PSGD_OK;
 }
 
-/* One benchmark folder holds the whole run. status.json must not lose its name either. */
-static void keep_benchmark(struct psgd_run *run, const json_t *old)
+/* Its name holds the time: the last by name is the newest. */
+static void find_benchmark(struct psgd_run *run)
+{
+	int fd = openat(run->dir_fd, "benchmark", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	const struct dirent *entry;
+
+	if (!dir) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	while ((entry = readdir(dir))) {
+		if (is_own_name(entry->d_name, "benchmark_") &&
+			strcmp(entry->d_name, run->benchmark) > 0)
+			psgd__text(run->benchmark, sizeof(run->benchmark), "%s", entry->d_name);
+	}
+	closedir(dir);
+}
+
+/*
+ * One benchmark folder holds the whole run. status.json must not lose its name either; where it
+ * has, there is only this run's in the run folder. One that runs share holds others' too.
+ */
+static void keep_benchmark(
+	struct psgd_run *run, const json_t *old, const struct psgd_config *config)
 {
 	const char *benchmark = json_string_value(json_object_get(old, "benchmark"));
 
 	if (is_own_name(benchmark, "benchmark_") && strlen(benchmark) < PSGD__FILE_NAME)
 		psgd__text(run->benchmark, sizeof(run->benchmark), "%s", benchmark);
+	else if (!config->benchmark_save_dir)
+		find_benchmark(run);
 }
 
 static psgd_status check_results_csv(struct psgd_run *run, const struct psgd_config *config)
@@ -232,7 +259,8 @@ psgd_status psgd__folder_take(struct psgd_run *run, const struct psgd_run_option
 	run->dir_fd = psgd__open_dir(AT_FDCWD, run->dir);
 	if (run->dir_fd < 0)
 		return psgd__run_fail_write(run, "");
-	if (read_status(run->dir_fd, &old) && !options->overwrite)
+	/* A power cut may leave it empty; the checkpoint that a run goes on from is whole. */
+	if (read_status(run->dir_fd, &old) && !options->overwrite && !options->resume)
 		return psgd__run_fail(run, PSGD_ERR_STATE,
 			"%s/status.json is no run's status (use --overwrite or another save_dir)",
 			run->dir);
@@ -240,11 +268,15 @@ psgd_status psgd__folder_take(struct psgd_run *run, const struct psgd_run_option
 	if (!status)
 		status = lock_events(run);
 	if (!status && run->resumes)
-		keep_benchmark(run, old);
+		keep_benchmark(run, old, options->config);
 	/* From here the folder is not the old run's any more, whatever happens. */
 	if (!status)
 		status = psgd__status_write(run, "running", NULL, true);
 	run->taken = !status;
+	/* First what would go on from records that end here. */
+	if (!status)
+		psgd__checkpoint_prune(run->dir, 0, run->resumes ? run->resume_iteration : 0,
+			run->resumes ? SIZE_MAX : 0);
 	if (!status && run->resumes)
 		status = psgd__record_mend(&run->events)
 				 ? psgd__run_fail_write(run, run->events.name)

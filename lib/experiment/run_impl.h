@@ -151,7 +151,10 @@ long long psgd__process_start(pid_t pid);
 
 /* --- folder --- */
 
-/* Creates the folder and refuses one that is in use; then takes it and empties it. */
+/*
+ * Creates the folder and refuses one that is in use; then takes it. Worker 0's checkpoints and the
+ * records of an earlier run go; of one that goes on, those checkpoints that are beyond it.
+ */
 psgd_status psgd__folder_take(struct psgd_run *run, const struct psgd_run_options *options);
 /* accuracy/, benchmark/benchmark_<time>/..., the configuration's files, headers of the CSVs. */
 psgd_status psgd__folder_fill(struct psgd_run *run, const struct psgd_run_options *options);

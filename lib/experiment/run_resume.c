@@ -11,7 +11,7 @@
 
 /* --- records --- */
 
-/* The whole of a file; *out is freed by free(). */
+/* The text of a file, without the zeros that a power cut may leave behind it; freed by free(). */
 static psgd_status read_whole(int fd, char **out, size_t *n)
 {
 	struct stat info;
@@ -24,7 +24,9 @@ static psgd_status read_whole(int fd, char **out, size_t *n)
 	if (!*out)
 		return PSGD_ERR_NOMEM;
 	(*out)[*n] = '\0';
-	return psgd__read_at(fd, *out, *n, 0);
+	PSGD__TRY(psgd__read_at(fd, *out, *n, 0));
+	*n = strlen(*out);
+	return PSGD_OK;
 }
 
 /* Bytes of the text up to its last whole line. */
@@ -74,11 +76,11 @@ psgd_status psgd__record_resume(struct psgd__record *record, int dir_fd, const c
 		return errno == ENOENT ? psgd__record_open(record, dir_fd, name) : PSGD_ERR_IO;
 	status = read_whole(fd, &text, &n);
 	close(fd);
-	if (!status && strlen(text) == n && whole_lines(text, n) == 0) {
+	if (!status && whole_lines(text, n) == 0) {
 		free(text);
 		return psgd__record_open(record, dir_fd, name);
 	}
-	if (!status && (strlen(text) != n || strncmp(text, columns, header) != 0))
+	if (!status && strncmp(text, columns, header) != 0)
 		status = PSGD_ERR_CONFIG;
 	if (!status) {
 		kept = cut(text, whole_lines(text, n), header, index, limit);

@@ -53,6 +53,8 @@ psgd_status psgd__stack_fail(struct psgd_stack *stack, psgd_status status, const
 	__attribute__((format(printf, 3, 4)));
 /* A call that filled stack->text, or has nothing to say but its status. */
 psgd_status psgd__stack_failed(struct psgd_stack *stack, psgd_status status);
+/* A call of the rendezvous that failed: its text. */
+psgd_status psgd__stack_rendezvous_failed(struct psgd_stack *stack, psgd_status status);
 int64_t psgd__stack_timeout_ns(const struct psgd_stack *stack);
 const struct psgd_transport *psgd__stack_transport(const struct psgd_stack *stack);
 

@@ -66,7 +66,7 @@ static void read_command_line(char *out, size_t bytes)
 
 /* --- agreement --- */
 
-static psgd_status rendezvous_failed(struct psgd_stack *stack, psgd_status status)
+psgd_status psgd__stack_rendezvous_failed(struct psgd_stack *stack, psgd_status status)
 {
 	psgd_rendezvous_error(stack->rendezvous, stack->text, sizeof(stack->text));
 	return psgd__stack_failed(stack, status);
@@ -111,7 +111,7 @@ psgd_status psgd__stack_agree(struct psgd_stack *stack, psgd_status own)
 	else if (own)
 		psgd__text(mine.text, sizeof(mine.text), "%s", stack->text);
 	status = oob.allgather(oob.self, &mine, all, sizeof(mine));
-	status = status ? rendezvous_failed(stack, status)
+	status = status ? psgd__stack_rendezvous_failed(stack, status)
 			: judge(stack, all, stack->launch.n_workers);
 	free(all);
 	return status;
@@ -141,7 +141,7 @@ static psgd_status compare_configs(struct psgd_stack *stack)
 		return psgd__stack_failed(stack, status);
 	status = psgd_rendezvous_share(stack->rendezvous, own, strlen(own), &shared, &bytes);
 	if (status) {
-		rendezvous_failed(stack, status);
+		psgd__stack_rendezvous_failed(stack, status);
 		goto out;
 	}
 	first = shared;
@@ -300,10 +300,10 @@ psgd_status psgd__stack_open_all(struct psgd_stack *stack)
 	status = psgd__stack_open_link(stack);
 	if (!status)
 		status = open_run(stack);
-	status = psgd__stack_agree(stack, status);
-	if (!status && stack->launch.n_workers > 1 && stack->config->communication.measure)
-		status = psgd__stack_agree(stack, psgd__stack_measure(stack));
-	if (!status)
-		psgd__stack_drop_checkpoints(stack);
-	return status;
+	PSGD__TRY(psgd__stack_agree(stack, status));
+	/* Before anything else can fail: the records are not the old run's any more. */
+	psgd__stack_drop_checkpoints(stack);
+	if (stack->launch.n_workers == 1 || !stack->config->communication.measure)
+		return PSGD_OK;
+	return psgd__stack_agree(stack, psgd__stack_measure(stack));
 }

@@ -107,9 +107,9 @@ static psgd_status hear_order(struct psgd_stack *stack, struct order *order)
 	if (!status)
 		memcpy(order, shared, sizeof(*order));
 	else
-		psgd_rendezvous_error(stack->rendezvous, stack->text, sizeof(stack->text));
+		psgd__stack_rendezvous_failed(stack, status);
 	free(shared);
-	return psgd__stack_failed(stack, status);
+	return status;
 }
 
 /* --- what the workers have --- */
@@ -120,7 +120,7 @@ static psgd_status make_offer(struct psgd_stack *stack, uint64_t wanted, struct 
 	struct psgd__checkpoint_say say = {say_unused, stack};
 	size_t n = 0;
 	psgd_status status =
-		psgd__checkpoint_list(stack->run_dir, stack->launch.worker, &say, list, &n);
+		psgd__checkpoint_list(stack->run_dir, stack->launch.worker, wanted, &say, list, &n);
 
 	*offer = (struct offer){0};
 	if (status)
@@ -130,8 +130,7 @@ static psgd_status make_offer(struct psgd_stack *stack, uint64_t wanted, struct 
 			return psgd__stack_fail(stack, PSGD_ERR_CONFIG,
 				"%s/ckpt is of %" PRIu32 " workers, this run has %" PRIu32,
 				stack->run_dir, list[i].n_workers, stack->launch.n_workers);
-		if (wanted == PSGD__NO_ITERATION || list[i].iteration == wanted)
-			offer->marks[offer->n++] = (struct mark){list[i].iteration, list[i].run};
+		offer->marks[offer->n++] = (struct mark){list[i].iteration, list[i].run};
 	}
 	return PSGD_OK;
 }
@@ -160,10 +159,26 @@ static const struct mark *choose(const struct offer *all, uint32_t n_workers)
 	return NULL;
 }
 
-/* Who has none, or of all whom the newest ones differ. */
+/* As a kill in the middle of the very first checkpoint leaves it: some have that one, no other. */
+static bool is_first(const struct offer *all, uint32_t n_workers)
+{
+	const struct mark *first = NULL;
+
+	for (uint32_t w = 0; w < n_workers; w++) {
+		if (all[w].n > 1)
+			return false;
+		if (all[w].n && !first)
+			first = &all[w].marks[0];
+		if (all[w].n && !offers(&all[w], first))
+			return false;
+	}
+	return true;
+}
+
+/* Who has none, or of all whom the newest ones differ. Work that others hold is not thrown away. */
 static psgd_status nothing_common(struct psgd_stack *stack, const struct offer *all, uint32_t mode)
 {
-	char text[256];
+	char text[256], who[64] = "";
 	bool any = false;
 	uint32_t without = 0;
 
@@ -172,6 +187,8 @@ static psgd_status nothing_common(struct psgd_stack *stack, const struct offer *
 		without = all[w].n ? without : w;
 	}
 	psgd__text(text, sizeof(text), "%s", "no complete checkpoint");
+	if (all[without].n == 0)
+		psgd__text(who, sizeof(who), " (worker %" PRIu32 " has none)", without);
 	if (any && all[without].n == 0)
 		psgd__text(text, sizeof(text), "worker %" PRIu32 " has no complete checkpoint",
 			without);
@@ -181,6 +198,11 @@ static psgd_status nothing_common(struct psgd_stack *stack, const struct offer *
 	if (mode == RESUME_PATH)
 		return psgd__stack_fail(
 			stack, PSGD_ERR_CONFIG, "%s: nothing to resume: %s", stack->run_dir, text);
+	if (!is_first(all, stack->launch.n_workers))
+		return psgd__stack_fail(stack, PSGD_ERR_CONFIG,
+			"%s: no checkpoint that all %" PRIu32
+			" workers hold, which --resume auto needs%s; --overwrite begins anew",
+			stack->run_dir, stack->launch.n_workers, who);
 	if (stack->launch.worker == 0)
 		tell(stack, any ? PSGD_LOG_WARN : PSGD_LOG_INFO,
 			"%s: nothing to resume (%s), the run begins anew", stack->run_dir, text);
@@ -236,13 +258,18 @@ static psgd_status find_common(struct psgd_stack *stack, const struct order *ord
 	struct psgd_oob oob = psgd_rendezvous_oob(stack->rendezvous);
 	struct offer mine, *all = psgd__calloc(n, sizeof(*all));
 	const struct mark *mark;
+	bool agreed;
 	psgd_status status = all ? make_offer(stack, order->iteration, &mine) : PSGD_ERR_NOMEM;
 
 	status = psgd__stack_agree(stack, psgd__stack_failed(stack, status));
+	agreed = !status;
 	if (!status && n == 1)
 		all[0] = mine;
 	else if (!status)
 		status = oob.allgather(oob.self, &mine, all, sizeof(mine));
+	/* The agreement has told its own failures. */
+	if (status && agreed)
+		psgd__stack_rendezvous_failed(stack, status);
 	if (!status) {
 		mark = choose(all, n);
 		status = mark ? take_checkpoint(stack, mark)
@@ -264,8 +291,8 @@ static psgd_status refuse_unfinished(struct psgd_stack *stack)
 		psgd_run_state(stack->run_dir, state, sizeof(state)) ||
 		(strcmp(state, "failed") != 0 && strcmp(state, "running") != 0))
 		return PSGD_OK;
-	PSGD__TRY(psgd__stack_failed(
-		stack, psgd__checkpoint_list(stack->run_dir, 0, NULL, list, &n)));
+	PSGD__TRY(psgd__stack_failed(stack,
+		psgd__checkpoint_list(stack->run_dir, 0, PSGD__NO_ITERATION, NULL, list, &n)));
 	if (!n)
 		return PSGD_OK;
 	return psgd__stack_fail(stack, PSGD_ERR_STATE,

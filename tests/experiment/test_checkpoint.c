@@ -271,7 +271,9 @@ static void write_one(const char *dir, uint64_t iteration, uint32_t worker)
 START_TEST(workers_share_a_folder)
 {
 	struct psgd_checkpoint_position at = PSGD_INIT(psgd_checkpoint_position);
+	struct psgd__checkpoint list[PSGD__CHECKPOINTS_MAX];
 	char error[512];
+	size_t n;
 
 	for (uint64_t i = 1; i <= 3; i++) {
 		write_one("d", i, 0);
@@ -285,6 +287,15 @@ START_TEST(workers_share_a_folder)
 	ck_assert_uint_eq(count_matches("d/ckpt/*/worker1.json"), 2);
 	ck_assert_int_eq(psgd_checkpoint_newest("d", 1, &at, error, sizeof(error)), PSGD_OK);
 	ck_assert_uint_eq(at.iteration, 2);
+	for (uint64_t i = 4; i < 40; i++)
+		write_one("d", i, 1);
+	ck_assert_int_eq(
+		psgd__checkpoint_list("d", 1, PSGD__NO_ITERATION, NULL, list, &n), PSGD_OK);
+	ck_assert_uint_eq(n, PSGD__CHECKPOINTS_MAX);
+	ck_assert_uint_eq(list[0].iteration, 39);
+	ck_assert_int_eq(psgd__checkpoint_list("d", 1, 2, NULL, list, &n), PSGD_OK);
+	ck_assert_uint_eq(n, 1); /* which is older than so many */
+	ck_assert_uint_eq(list[0].iteration, 2);
 	psgd__checkpoint_prune("d", 0, 0, 0);
 	psgd__checkpoint_prune("d", 1, 0, 0);
 	ck_assert_uint_eq(count_matches("d/ckpt/*"), 1);
@@ -305,9 +316,13 @@ START_TEST(paths)
 		{"a/ckpt", "a", UINT64_MAX}, {"/a/ckpt/iter_00000012", "/a", 12},
 		{"/a/ckpt/iter_00000012//", "/a", 12}, {"ckpt/iter_00000003", ".", 3},
 		{"ckpt", ".", UINT64_MAX}, {"a/iter_x", "a/iter_x", UINT64_MAX},
-		{"iter_00000003", "iter_00000003", UINT64_MAX}, {"/", "/", UINT64_MAX}};
+		{"iter_00000003", "iter_00000003", UINT64_MAX}, {"/", "/", UINT64_MAX},
+		{"a/iter_+3", "a/iter_+3", UINT64_MAX}, {"a/iter_-3", "a/iter_-3", UINT64_MAX},
+		{"a/iter_", "a/iter_", UINT64_MAX}, {"a/iter_3x", "a/iter_3x", UINT64_MAX},
+		{"iter_99999999999999999999999/iter_3", "iter_99999999999999999999999", 3},
+		{"a/iter_99999999999999999999", "a/iter_99999999999999999999", UINT64_MAX}};
 	uint64_t iteration;
-	char dir[32];
+	char dir[48];
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		ck_assert_int_eq(
@@ -402,6 +417,49 @@ START_TEST(rows_are_cut)
 }
 END_TEST
 
+/* A power cut leaves an empty status file, and zeros behind the rows. */
+START_TEST(power_cut)
+{
+	psgd_run *run = must_open("r", false);
+	struct psgd_report report = a_report(0);
+	char error[512];
+
+	for (uint64_t i = 0; i < 5; i++)
+		add_iteration(run, i, &report);
+	add_epoch(run, 0);
+	psgd_run_close(&run);
+	write_file("r/status.json", "");
+	ck_assert_int_eq(system("for f in " CSV "*.csv r/accuracy/*.csv r/events.jsonl; do "
+				"head -c 40 /dev/zero >> $f; done"),
+		0);
+	ck_assert_int_eq(resume_run(4, 1, &run, error), PSGD_OK);
+	add_iteration(run, 4, &report);
+	psgd_run_finish(run, "finished", NULL);
+	psgd_run_close(&run);
+	ck_assert_uint_eq(count_matches("r/benchmark/*"), 1);
+	ck_assert_uint_eq(lines_of(CSV "powerSGD_benchmark_*.csv"), 6);
+	ck_assert_uint_eq(lines_of(CSV "epoch_accuracy.csv"), 2);
+	ck_assert_uint_eq(lines_of("r/accuracy/accuracy_results.csv"), 2);
+	json_decref(events("resume")); /* which reads every line as JSON */
+}
+END_TEST
+
+/* Whatever comes after, nothing goes on from records that end before it. */
+START_TEST(old_checkpoints_go_first)
+{
+	char error[512];
+	psgd_run *run;
+
+	for (uint64_t i = 1; i <= 3; i++)
+		write_one("r", i, 0);
+	write_file("r/benchmark", ""); /* no folder: the run cannot begin */
+	ck_assert_int_eq(resume_run(2, 0, &run, error), PSGD_ERR_IO);
+	ck_assert_uint_eq(count_matches("r/ckpt/*"), 2);
+	ck_assert_int_eq(open_run("r", true, &run, error), PSGD_ERR_IO);
+	ck_assert_uint_eq(count_matches("r/ckpt/*"), 0);
+}
+END_TEST
+
 /* The run's state, as a checkpoint holds it. */
 struct held {
 	char counts[512], numbers[128];
@@ -490,6 +548,8 @@ static Suite *suite(void)
 	tcase_add_test(t, workers_share_a_folder);
 	tcase_add_test(t, paths);
 	tcase_add_test(t, rows_are_cut);
+	tcase_add_test(t, power_cut);
+	tcase_add_test(t, old_checkpoints_go_first);
 	tcase_add_test(t, elapsed_time_goes_on);
 	tcase_add_test(t, ranks_of_layers);
 	tcase_set_timeout(t, 60);

@@ -13,6 +13,7 @@
 
 #include <psgd/experiment/stack.h>
 
+#include "experiment/checkpoint_impl.h"
 #include "support/suite.h"
 
 #define MAX_WORKERS 3
@@ -441,6 +442,56 @@ static const struct {
 	{"PSGD_TOKEN_FILE", "missing", PSGD_OK, ""},
 };
 
+static void write_checkpoint(uint64_t iteration, uint32_t worker)
+{
+	struct psgd__checkpoint c = {iteration, 0, 1, worker, 2};
+	psgd_safetensors_writer *writer = psgd_safetensors_writer_new();
+	char error[512];
+
+	ck_assert_int_eq(
+		psgd__checkpoint_write("r", &c, "a: 1\n", writer, error, sizeof(error)), PSGD_OK);
+	psgd_safetensors_writer_free(&writer);
+}
+
+/* What some workers hold is not thrown away because one has lost its own. */
+START_TEST(resume_needs_all_workers)
+{
+	static const char *const why[] = {
+		"worker %u: r: no checkpoint that all 2 workers hold, which --resume auto needs "
+		"(worker 1 has none); --overwrite begins anew",
+		"worker %u: r: no checkpoint that all 2 workers hold, which --resume auto needs; "
+		"--overwrite begins anew",
+	};
+	char text[256], path[64];
+
+	setenv("PSGD_RESUME", "auto", 1);
+	write_checkpoint(4, 0);
+	write_checkpoint(8, 0);
+	for (int i = 0; i < 2; i++) {
+		if (i) {
+			ck_assert_int_eq(unlink("r/ckpt/iter_00000004/worker0.json"), 0);
+			write_checkpoint(4, 1);
+		}
+		run_workers(2);
+		for (uint32_t w = 0; w < 2; w++) {
+			snprintf(text, sizeof(text), why[i], w);
+			ck_assert_int_eq(outcomes[w].status, PSGD_ERR_CONFIG);
+			ck_assert_msg(
+				strstr(outcomes[w].error, text) != NULL, "%s", outcomes[w].error);
+		}
+		snprintf(path, sizeof(path), "r/ckpt/iter_%08d/worker0.json", 8);
+		ck_assert_int_eq(access(path, F_OK), 0);
+	}
+	/* As a kill in the middle of the first one leaves it. */
+	ck_assert_int_eq(unlink("r/ckpt/iter_00000004/worker1.json"), 0);
+	run_workers(2);
+	for (uint32_t w = 0; w < 2; w++)
+		ck_assert_msg(outcomes[w].status == PSGD_OK, "%s", outcomes[w].error);
+	ck_assert_int_ne(access(path, F_OK), 0);
+	unsetenv("PSGD_RESUME");
+}
+END_TEST
+
 START_TEST(bad_environment)
 {
 	struct psgd_stack_options options = PSGD_INIT(psgd_stack_options);
@@ -522,6 +573,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(m, link_changes, 0, 3);
 	tcase_add_test(m, configurations_that_differ);
 	tcase_add_test(m, finished_folder_is_said_to_all);
+	tcase_add_test(m, resume_needs_all_workers);
 #endif
 	tcase_set_timeout(m, 60);
 	suite_add_tcase(s, m);
