@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The program in README.md is the one that is built: the marked part of examples/quick_start.c."""
+"""The program in both READMEs is the one that is built: the marked part of examples/quick_start.c."""
 import os
 import re
 import unittest
@@ -12,7 +12,7 @@ FENCE = re.compile(r'^```c\n(.*?)^```$', re.M | re.S)
 
 
 def read(path):
-    with open(os.path.join(ROOT, path)) as file:
+    with open(os.path.join(ROOT, path), encoding='utf-8') as file:
         return file.read()
 
 
@@ -30,10 +30,11 @@ def indent(line):
 
 
 class Listing(unittest.TestCase):
-    def test_readme_shows_the_example(self):
-        shown = FENCE.findall(read('README.md'))
-        self.assertEqual(len(shown), 1, 'README.md has one listing in C')
-        self.assertEqual(shown[0], listing(read('examples/quick_start.c')))
+    def test_readmes_show_the_example(self):
+        for name in ('README.md', 'README.ja.md'):
+            shown = FENCE.findall(read(name))
+            self.assertEqual(len(shown), 1, f'{name} has one listing in C')
+            self.assertEqual(shown[0], listing(read('examples/quick_start.c')))
 
     def test_four_calls(self):
         text = listing(read('examples/quick_start.c'))

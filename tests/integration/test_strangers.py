@@ -93,7 +93,7 @@ class InTheBuild(unittest.TestCase):
 
     def test_quick_start(self):
         output = self.check('quick_start')
-        with open(os.path.join(SOURCE, 'README.md')) as file:
+        with open(os.path.join(SOURCE, 'README.md'), encoding='utf-8') as file:
             shown = re.findall(r'^    (step +\d+ .*)', file.read(), re.M)
         self.assertGreater(len(shown), 1)
         printed = [split_line(line) for line in output.splitlines()]
