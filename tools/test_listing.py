@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The program in both READMEs is the one that is built: the marked part of examples/quick_start.c."""
+"""The program in both READMEs is the one that is built: that marked in examples/quick_start.c."""
 import os
 import re
 import unittest
