@@ -13,8 +13,29 @@ static void say(FILE *to, const char *path, const char *text)
 	fprintf(to, "%s: %s\n", path, text);
 }
 
+static void say_choice(const struct psgd_config *config, FILE *to, const char *path)
+{
+	fprintf(to, "%s: inactive, rank_control.choice is %s\n", path, config->rank_control.choice);
+}
+
+/* Why the keys of the rule ema do nothing; the choice is another. */
+static void say_no_ema(const struct psgd_config *config, FILE *to, const char *path)
+{
+	const struct psgd_config_accordion *a = &config->accordion;
+
+	if (strcmp(a->rule, "ema") != 0)
+		say(to, path, "inactive, it acts with accordion.rule: ema");
+	else if (config->rank_control.choice)
+		say_choice(config, to, path);
+	else
+		say(to, path,
+			a->enable ? "inactive, use_fixed_rank_after_calibration keeps the rank"
+				  : "inactive, accordion.enable is false");
+}
+
 static void accordion(const struct psgd_config *config, FILE *to)
 {
+	enum psgd_choice_kind kind = psgd__config_choice(config);
 	const struct psgd_config_accordion *a = &config->accordion;
 	const struct {
 		const char *path;
@@ -26,15 +47,58 @@ static void accordion(const struct psgd_config *config, FILE *to)
 		{"accordion.update_interval", a->update_interval > 0},
 	};
 
-	if (psgd__config_choice(config) != PSGD_CHOICE_EMA)
+	if (kind != PSGD_CHOICE_EMA)
 		for (size_t i = 0; i < PSGD__COUNT(keys); i++)
 			if (keys[i].given)
-				say(to, keys[i].path, "inactive, it acts with accordion.rule: ema");
-	if (a->enable && psgd__config_choice(config) == PSGD_CHOICE_MAX)
+				say_no_ema(config, to, keys[i].path);
+	if (!a->enable || !config->compression.enable_powerSGD || kind == PSGD_CHOICE_EMA ||
+		kind == PSGD_CHOICE_EPOCHNORM || kind == PSGD_CHOICE_ACCORDION)
+		return;
+	if (config->rank_control.choice)
+		say_choice(config, to, "accordion.enable");
+	else
 		say(to, "accordion.enable",
-			config->rank_control.choice
-				? "inactive, rank_control.choice is max"
-				: "inactive, use_fixed_rank_after_calibration keeps the rank");
+			"inactive, use_fixed_rank_after_calibration keeps the rank");
+}
+
+/* Beside a choice or a cap that the file names. */
+static void control(const struct psgd_config *config, FILE *to)
+{
+	const struct psgd_config_compression *c = &config->compression;
+	const char *cap = config->rank_control.cap;
+
+	if (c->rank_schedule.ranges_count && config->rank_control.choice &&
+		psgd__config_choice(config) != PSGD_CHOICE_SCHEDULE)
+		say_choice(config, to, "compression.rank_schedule.ranges");
+	if (c->use_fixed_rank && c->calibration.use_fixed_rank_after_calibration)
+		say(to, "compression.calibration.use_fixed_rank_after_calibration",
+			"inactive, compression.use_fixed_rank is true");
+	if (c->calibration.enable && psgd__config_cap(config) != PSGD_CAP_CALIBRATION)
+		say(to, "compression.calibration.enable",
+			!cap			   ? "inactive, a replay does not calibrate"
+			: strcmp(cap, "live") == 0 ? "inactive, rank_control.cap is live"
+						   : "inactive, rank_control.cap is none");
+}
+
+static void dense(const struct psgd_config *config, FILE *to)
+{
+	const struct psgd_config_compression *c = &config->compression;
+	const struct {
+		const char *path;
+		bool given;
+	} keys[] = {
+		{"compression.use_fixed_rank", c->use_fixed_rank},
+		{"compression.enable_stage_adjust", c->enable_stage_adjust},
+		{"compression.calibration.enable", c->calibration.enable},
+		{"compression.rank_schedule.ranges", c->rank_schedule.ranges_count > 0},
+		{"accordion.enable", config->accordion.enable},
+		{"rank_control.cap", config->rank_control.cap},
+		{"rank_control.choice", config->rank_control.choice},
+	};
+
+	for (size_t i = 0; i < PSGD__COUNT(keys); i++)
+		if (keys[i].given)
+			say(to, keys[i].path, "inactive, compression.enable_powerSGD is false");
 }
 
 static void stages(const struct psgd_config *config, FILE *to)
@@ -49,7 +113,7 @@ static void stages(const struct psgd_config *config, FILE *to)
 	}
 	if (a->stages_count && !a->enable)
 		say(to, "adaptive_training.stages", "inactive, adaptive_training.enable is false");
-	if (c->enable_stage_adjust && !psgd__config_stages_choose(config))
+	if (c->enable_stage_adjust && c->enable_powerSGD && !psgd__config_stages_choose(config))
 		say(to, "compression.enable_stage_adjust",
 			a->enable ? "inactive, no stage has base_matrix_rank"
 				  : "inactive, adaptive_training.enable is false");
@@ -82,6 +146,10 @@ psgd_status psgd__config_notices(const struct psgd_config *config, char **out)
 		say(to, "powerSGD.matrix_approximation_rank",
 			"inactive, compression.base_rank is given");
 	accordion(config, to);
+	if (config->compression.enable_powerSGD)
+		control(config, to);
+	else
+		dense(config, to);
 	stages(config, to);
 	return fclose(to) == 0 && *out ? PSGD_OK : PSGD_ERR_NOMEM;
 }

@@ -126,6 +126,8 @@ END_TEST
 #define STAGES                                                                                     \
 	"stages: [{start_epoch: 0, end_epoch: 1, base_matrix_rank: 2, base_sync_frequency: 3}]"
 
+#define RANGES "ranges: [{start_epoch: 1, end_epoch: 1, rank: 2}]"
+
 /* Read again, a configuration that was written out says the same. */
 START_TEST(notices)
 {
@@ -142,6 +144,22 @@ START_TEST(notices)
 			"powerSGD.batch_tensors_with_same_shape: nothing to change, the matrices "
 			"of a bucket are always computed together\n"},
 		{"powerSGD.matrix_approximation_rank=3", ""},
+		{"accordion={rule: ema, ema_beta: 0.9}",
+			"accordion.ema_beta: inactive, accordion.enable is false\n"},
+		{"compression={use_fixed_rank: yes, calibration: {enable: yes, "
+		 "use_fixed_rank_after_calibration: yes}}",
+			"compression.calibration.use_fixed_rank_after_calibration: inactive, "
+			"compression.use_fixed_rank is true\n"},
+		{"compression={enable_powerSGD: no, calibration: {enable: yes}, "
+		 "rank_schedule: {" RANGES "}}",
+			"compression.calibration.enable: inactive, compression.enable_powerSGD is "
+			"false\n"
+			"compression.rank_schedule.ranges: inactive, "
+			"compression.enable_powerSGD is false\n"},
+		/* ranks that do nothing are not held against the others */
+		{"compression={min_rank: 2, max_rank: 4, fixed_rank_value: 5, "
+		 "rank_schedule: {default_rank: 1}}",
+			""},
 		{"adaptive_training={" STAGES "}",
 			"adaptive_training.stages: inactive, adaptive_training.enable is false\n"},
 		{"adaptive_training={enable: true, " STAGES "}",
@@ -181,6 +199,28 @@ START_TEST(notices)
 		"compression.calibration={enable: yes, use_fixed_rank_after_calibration: yes}");
 	ck_assert_str_eq(psgd_config_notices(c),
 		"accordion.enable: inactive, use_fixed_rank_after_calibration keeps the rank\n");
+	psgd_config_free(&c);
+	write_text("t.yaml", SMALLEST "compression: {calibration: {enable: yes}, "
+				      "rank_schedule: {" RANGES "}}\n"
+				      "accordion: {rule: ema, ema_beta: 0.5}\n");
+	c = load_file("t.yaml", "rank_control={cap: live, choice: entropy}");
+	ck_assert_str_eq(psgd_config_notices(c),
+		"accordion.ema_beta: inactive, rank_control.choice is entropy\n"
+		"compression.rank_schedule.ranges: inactive, rank_control.choice is entropy\n"
+		"compression.calibration.enable: inactive, rank_control.cap is live\n");
+	psgd_config_free(&c);
+	write_text("t.yaml", SMALLEST "accordion: {enable: true}\n");
+	c = load_file("t.yaml", "rank_control.choice=lgreco");
+	ck_assert_str_eq(psgd_config_notices(c),
+		"accordion.enable: inactive, rank_control.choice is lgreco\n");
+	psgd_config_free(&c);
+	c = load_file("t.yaml", "rank_control.choice=accordion");
+	ck_assert_str_eq(psgd_config_notices(c), "");
+	psgd_config_free(&c);
+	write_text("t.yaml", SMALLEST "compression: {calibration: {enable: yes}}\n");
+	c = load_file("t.yaml", "rank_control={choice: replay, replay: e}");
+	ck_assert_str_eq(psgd_config_notices(c),
+		"compression.calibration.enable: inactive, a replay does not calibrate\n");
 	psgd_config_free(&c);
 	ck_assert_str_eq(psgd_config_notices(NULL), "");
 }
