@@ -127,8 +127,27 @@ static psgd_status check_network(struct psgd__doc *doc, const struct psgd_config
 	return check_schedule(doc, net);
 }
 
+/* Tables have names of their own beside the other files of a run folder. */
+static psgd_status check_table(struct psgd__doc *doc, const char *path, const char *name)
+{
+	static const char *const taken[] = {"events.jsonl", "status.json", "manifest.json",
+		"config.yaml", "resolved.yaml", "env_metrics.json", "accuracy", "benchmark",
+		"ckpt"};
+	/* Of what was measured, and of each worker's output. */
+	bool is_taken = strncmp(name, "env_metrics_rank0_", strlen("env_metrics_rank0_")) == 0 ||
+			(strncmp(name, "worker", strlen("worker")) == 0 && strstr(name, ".log"));
+
+	for (size_t i = 0; i < PSGD__COUNT(taken); i++)
+		is_taken |= strcmp(name, taken[i]) == 0;
+	return is_taken ? REFUSE(doc, path, "'%s' is another file of the run folder", name)
+			: PSGD_OK;
+}
+
 psgd_status psgd__config_check(struct psgd__doc *doc, const struct psgd_config *config)
 {
+	PSGD__TRY(check_table(doc, "results_csv", config->results_csv));
+	PSGD__TRY(check_table(
+		doc, "compression.calibration.csv_name", config->compression.calibration.csv_name));
 	PSGD__TRY(check_model(doc, &config->model));
 	PSGD__TRY(check_dataset(doc, &config->dataset));
 	PSGD__TRY(check_training(doc, config));

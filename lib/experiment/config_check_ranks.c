@@ -82,8 +82,9 @@ static psgd_status check_span(struct psgd__doc *doc, const char *list, const cha
 	return PSGD_OK;
 }
 
+/* Ranks that do not act are not held against the others. */
 static psgd_status check_spans(struct psgd__doc *doc, const struct psgd_config *config,
-	const char *list, const char *rank, const struct span *spans, unsigned n)
+	const char *list, const char *rank, const struct span *spans, unsigned n, bool acts)
 {
 	const char *noun = strrchr(list, '.') + 1;
 	char at[PSGD__PATH_BYTES];
@@ -91,7 +92,7 @@ static psgd_status check_spans(struct psgd__doc *doc, const struct psgd_config *
 	for (unsigned i = 0; i < n; i++) {
 		PSGD__TRY(check_span(doc, list, noun, spans, i));
 		psgd__text(at, sizeof(at), "%s[%u].%s", list, i, rank);
-		if (spans[i].rank)
+		if (spans[i].rank && acts)
 			PSGD__TRY(check_rank(doc, config, at, spans[i].rank));
 	}
 	return PSGD_OK;
@@ -101,6 +102,8 @@ static psgd_status check_ranges(struct psgd__doc *doc, const struct psgd_config 
 {
 	const struct psgd_config_schedule *s = &config->compression.rank_schedule;
 	struct span spans[MOST_SPANS];
+	bool acts = psgd__config_choice(config) == PSGD_CHOICE_SCHEDULE &&
+		    !psgd__config_stages_choose(config);
 
 	if (s->ranges_count > MOST_SPANS)
 		return REFUSE(doc, "compression.rank_schedule.ranges",
@@ -108,9 +111,11 @@ static psgd_status check_ranges(struct psgd__doc *doc, const struct psgd_config 
 	for (unsigned i = 0; i < s->ranges_count; i++)
 		spans[i] = (struct span){
 			s->ranges[i].start_epoch, s->ranges[i].end_epoch, s->ranges[i].rank};
-	PSGD__TRY(check_spans(
-		doc, config, "compression.rank_schedule.ranges", "rank", spans, s->ranges_count));
-	return check_rank(doc, config, "compression.rank_schedule.default_rank", s->default_rank);
+	PSGD__TRY(check_spans(doc, config, "compression.rank_schedule.ranges", "rank", spans,
+		s->ranges_count, acts));
+	return acts ? check_rank(doc, config, "compression.rank_schedule.default_rank",
+			      s->default_rank)
+		    : PSGD_OK;
 }
 
 static psgd_status check_stages(struct psgd__doc *doc, const struct psgd_config *config)
@@ -127,7 +132,24 @@ static psgd_status check_stages(struct psgd__doc *doc, const struct psgd_config 
 		spans[i] = (struct span){a->stages[i].start_epoch, a->stages[i].end_epoch,
 			a->stages[i].base_matrix_rank};
 	return check_spans(doc, config, "adaptive_training.stages", "base_matrix_rank", spans,
-		a->stages_count);
+		a->stages_count, psgd__config_stages_choose(config));
+}
+
+static psgd_status check_own_ranks(struct psgd__doc *doc, const struct psgd_config *config)
+{
+	const struct psgd_config_compression *c = &config->compression;
+	static const char older[] = "powerSGD.matrix_approximation_rank";
+	/* The key that says base_rank. */
+	const char *base =
+		psgd__config_given(doc, "compression.base_rank") || !psgd__config_given(doc, older)
+			? "compression.base_rank"
+			: older;
+
+	PSGD__TRY(check_rank(doc, config, base, c->base_rank));
+	if (psgd__config_choice(config) != PSGD_CHOICE_FIXED)
+		return PSGD_OK;
+	return check_rank(
+		doc, config, "compression.fixed_rank_value", psgd__config_fixed_rank(config));
 }
 
 psgd_status psgd__config_check_ranks(struct psgd__doc *doc, const struct psgd_config *config)
@@ -137,8 +159,7 @@ psgd_status psgd__config_check_ranks(struct psgd__doc *doc, const struct psgd_co
 	if (c->min_rank > c->max_rank)
 		return REFUSE(doc, "compression.min_rank",
 			"%u is above compression.max_rank, which is %u", c->min_rank, c->max_rank);
-	PSGD__TRY(check_rank(doc, config, "compression.base_rank", c->base_rank));
-	PSGD__TRY(check_rank(doc, config, "compression.fixed_rank_value", c->fixed_rank_value));
+	PSGD__TRY(check_own_ranks(doc, config));
 	PSGD__TRY(check_candidates(doc, config, "compression.calibration.ranks",
 		c->calibration.ranks, c->calibration.ranks_count));
 	PSGD__TRY(check_candidates(doc, config, "rank_control.candidates",
@@ -210,6 +231,11 @@ static psgd_status check_accordion(struct psgd__doc *doc, const struct psgd_conf
 	if (strcmp(a->rule, "ema") == 0 && choice && strcmp(choice, "epochnorm") == 0)
 		return REFUSE(
 			doc, "accordion.rule", "'ema' contradicts rank_control.choice: epochnorm");
+	if (a->critical_factor > 0 && a->relaxed_factor >= a->critical_factor &&
+		!psgd__config_given(doc, "accordion.relaxed_factor"))
+		return REFUSE(doc, "accordion.critical_factor",
+			"%.15g is not above accordion.relaxed_factor, which is %.15g",
+			a->critical_factor, a->relaxed_factor);
 	if (a->critical_factor > 0 && a->relaxed_factor >= a->critical_factor)
 		return REFUSE(doc, "accordion.relaxed_factor",
 			"%.15g is not below accordion.critical_factor, which is %.15g",
@@ -221,16 +247,38 @@ static psgd_status check_calibration(struct psgd__doc *doc, const struct psgd_co
 {
 	const struct psgd_config_calibration *c = &config->compression.calibration;
 	const char *choice = config->rank_control.choice;
+	bool keeps = c->use_fixed_rank_after_calibration &&
+		     psgd__config_cap(config) == PSGD_CAP_CALIBRATION;
 
 	if (c->max_batches && c->max_batches <= c->warmup_iters)
 		return REFUSE(doc, "compression.calibration.max_batches",
 			"%u leaves nothing to measure after warmup_iters, which is %u",
 			c->max_batches, c->warmup_iters);
-	if (c->use_fixed_rank_after_calibration && choice && strcmp(choice, "max") != 0 &&
-		psgd__config_cap(config) == PSGD_CAP_CALIBRATION)
+	if (keeps && choice && strcmp(choice, "max") != 0)
 		return REFUSE(doc, "compression.calibration.use_fixed_rank_after_calibration",
 			"contradicts rank_control.choice: %s", choice);
+	if (!keeps || psgd__config_choice(config) != PSGD_CHOICE_MAX)
+		return PSGD_OK;
+	if (!choice && config->compression.rank_schedule.ranges_count)
+		return REFUSE(doc, "compression.rank_schedule.ranges",
+			"contradicts compression.calibration.use_fixed_rank_after_calibration: "
+			"true");
+	if (psgd__config_stages_choose(config))
+		return REFUSE(doc, "compression.enable_stage_adjust",
+			"contradicts compression.calibration.use_fixed_rank_after_calibration: "
+			"true");
 	return PSGD_OK;
+}
+
+/* Of two numbers that the wrong one is larger, said at a key that is given. */
+static psgd_status check_order(
+	struct psgd__doc *doc, const char *low, unsigned a, const char *high, unsigned b)
+{
+	if (a <= b)
+		return PSGD_OK;
+	if (psgd__config_given(doc, low))
+		return REFUSE(doc, low, "%u is above %s, which is %u", a, high, b);
+	return REFUSE(doc, high, "%u is below %s, which is %u", b, low, a);
 }
 
 psgd_status psgd__config_check_control(struct psgd__doc *doc, const struct psgd_config *config)
@@ -239,16 +287,10 @@ psgd_status psgd__config_check_control(struct psgd__doc *doc, const struct psgd_
 	PSGD__TRY(check_replay(doc, config));
 	PSGD__TRY(check_accordion(doc, config));
 	PSGD__TRY(check_calibration(doc, config));
-	if (config->lgreco.sample_iters > config->lgreco.adjust_iters)
-		return REFUSE(doc, "lgreco.sample_iters",
-			"%u is above lgreco.adjust_iters, which is %u", config->lgreco.sample_iters,
-			config->lgreco.adjust_iters);
-	if (config->entropy.sample_every > config->entropy.window_iters)
-		return REFUSE(doc, "entropy.sample_every",
-			"%u is above entropy.window_iters, which is %u",
-			config->entropy.sample_every, config->entropy.window_iters);
-	if (config->entropy.slew < config->entropy.round_to)
-		return REFUSE(doc, "entropy.slew", "%u is below entropy.round_to, which is %u",
-			config->entropy.slew, config->entropy.round_to);
-	return PSGD_OK;
+	PSGD__TRY(check_order(doc, "lgreco.sample_iters", config->lgreco.sample_iters,
+		"lgreco.adjust_iters", config->lgreco.adjust_iters));
+	PSGD__TRY(check_order(doc, "entropy.sample_every", config->entropy.sample_every,
+		"entropy.window_iters", config->entropy.window_iters));
+	return check_order(doc, "entropy.round_to", config->entropy.round_to, "entropy.slew",
+		config->entropy.slew);
 }

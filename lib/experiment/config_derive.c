@@ -11,7 +11,7 @@ static unsigned larger(unsigned a, unsigned b)
 static unsigned default_max_rank(const struct psgd_config *config)
 {
 	const struct psgd_config_compression *c = &config->compression;
-	unsigned most = larger(8, larger(c->base_rank, c->fixed_rank_value));
+	unsigned most = larger(larger(8, c->min_rank), larger(c->base_rank, c->fixed_rank_value));
 
 	for (unsigned i = 0; i < config->rank_control.candidates_count; i++)
 		most = larger(most, config->rank_control.candidates[i]);
@@ -24,7 +24,7 @@ static unsigned default_max_rank(const struct psgd_config *config)
 	return larger(most, c->rank_schedule.default_rank);
 }
 
-/* File names may hold any bytes, YAML only UTF-8 text. */
+/* File names may hold any bytes and begin with a dot; YAML holds only UTF-8 text. */
 static psgd_status derive_name(struct psgd__doc *doc, struct psgd_config *config, const char *name)
 {
 	bool utf8;
@@ -34,7 +34,8 @@ static psgd_status derive_name(struct psgd__doc *doc, struct psgd_config *config
 		return PSGD_ERR_NOMEM;
 	utf8 = psgd__config_add_plain(&doc->tree, name) != 0;
 	for (char *at = config->name; *at; at++)
-		if ((unsigned char)*at < 0x20 || *at == 0x7f || (!utf8 && *at < 0))
+		if ((at == config->name && *at == '.') || (unsigned char)*at < 0x20 ||
+			*at == 0x7f || (!utf8 && *at < 0))
 			*at = '_';
 	return PSGD_OK;
 }

@@ -290,7 +290,7 @@ static const struct psgd__key keys[] = {
 	{"model.name", NULL, 0, 0, REQUIRED,
 		"mlp, cnn, resnet8, resnet20, resnet18, resnet34, resnet50, resnet101, resnet152"},
 	{"model.stem", "auto", 0, 0, 0, "auto, cifar, imagenet"},
-	{"model.num_classes", "10", 1, 1e6, 0, NULL},
+	{"model.num_classes", "10", 2, 1e6, 0, NULL},
 	{"model.pretrained", "false", 0, 0, 0, NULL},
 	{"model.weights", NULL, 0, 0, 0, NULL},
 	{"model.sync_batchnorm", "true", 0, 0, 0, NULL},

@@ -21,8 +21,11 @@ enum psgd__key_flags {
 	PSGD__KEY_BELOW = 1 << 2,    /* the maximum itself is refused */
 	PSGD__KEY_RANK = 1 << 3,     /* a matrix rank */
 	PSGD__KEY_DENSE = 1 << 4,    /* a matrix rank, or the word dense, which is 0 */
-	PSGD__KEY_FILENAME = 1 << 5, /* one name, not a path */
+	PSGD__KEY_FILENAME = 1 << 5, /* one name, not a path, nor hidden */
 };
+
+/* Room for what a file is called while it is written: ".NAME.new". */
+#define PSGD__MOST_FILENAME 250
 
 struct psgd__key {
 	const char *path;   /* [] stands for any index of a list */

@@ -205,9 +205,13 @@ static psgd_status build_text(
 	if (at->data.scalar.length > MOST_TEXT)
 		return psgd__doc_fail(
 			pass->doc, node, path, "the text is longer than %d bytes", MOST_TEXT);
-	if (key->flags & PSGD__KEY_FILENAME &&
-		(strchr(text, '/') || strcmp(text, ".") == 0 || strcmp(text, "..") == 0))
-		return wrong_kind(pass, node, path, "a name without '/'");
+	if (key->flags & PSGD__KEY_FILENAME && (strchr(text, '/') || *text == '.'))
+		return wrong_kind(pass, node, path,
+			*text == '.' ? "a name that does not begin with '.'"
+				     : "a name without '/'");
+	if (key->flags & PSGD__KEY_FILENAME && at->data.scalar.length > PSGD__MOST_FILENAME)
+		return psgd__doc_fail(pass->doc, node, path, "the name is longer than %d bytes",
+			PSGD__MOST_FILENAME);
 	if (key->words && strcmp(path, "network_limits.method") == 0 && strcmp(text, "tc") == 0)
 		return psgd__doc_fail(pass->doc, node, path,
 			"'tc' is not available in this version, use one of %s", key->words);

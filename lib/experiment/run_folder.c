@@ -184,7 +184,8 @@ static psgd_status remove_records(
 
 	if (ftruncate(run->events.fd, 0) != 0)
 		return psgd__run_fail_write(run, "events.jsonl");
-	unlinkat(run->dir_fd, run->calibration, 0);
+	if (!run->calibration_dir)
+		unlinkat(run->dir_fd, run->calibration, 0);
 	unlinkat(run->dir_fd, "manifest.json", 0);
 	remove_env(run);
 	if (is_own_name(accuracy, "") && strlen(accuracy) < PSGD__FILE_NAME) {

@@ -111,7 +111,8 @@ static const struct refusal words[] = {
 	{"", "communication.transport=nccl",
 		"override 'communication.transport=nccl': expected gloo, got 'nccl'"},
 	{"", "name=a/b", "override 'name=a/b': expected a name without '/', got 'a/b'"},
-	{"", "name=..", "override 'name=..': expected a name without '/', got '..'"},
+	{"", "name=..",
+		"override 'name=..': expected a name that does not begin with '.', got '..'"},
 	{"", "name=\"\"",
 		"override 'name=\"\"': expected a text that is not empty, got the text ''"},
 	{"", "name=\"a\\0b\"", "override 'name=\"a\\0b\"': a text may not hold a zero byte"},
@@ -179,8 +180,18 @@ static const struct refusal ranks[] = {
 		"5 is above compression.max_rank, which is 4"},
 	{"compression: {max_rank: 4}", "compression.base_rank=5",
 		"override 'compression.base_rank=5': 5 is above compression.max_rank, which is 4"},
-	{"compression: {min_rank: 2}", "compression.fixed_rank_value=1",
+	{"compression: {min_rank: 2, use_fixed_rank: yes}", "compression.fixed_rank_value=1",
 		"override 'compression.fixed_rank_value=1': "
+		"1 is below compression.min_rank, which is 2"},
+	{"compression: {max_rank: 4}", "powerSGD.matrix_approximation_rank=5",
+		"override 'powerSGD.matrix_approximation_rank=5': "
+		"5 is above compression.max_rank, which is 4"},
+	{"compression:\n  min_rank: 16", "compression.base_rank=4",
+		"override 'compression.base_rank=4': "
+		"4 is below compression.min_rank, which is 16"},
+	{"compression:\n  min_rank: 2\n  rank_schedule:\n    default_rank: 1\n"
+		"    ranges: [{start_epoch: 3, end_epoch: 3, rank: 2}]", NULL,
+		"t.yaml:11:19: compression.rank_schedule.default_rank: "
 		"1 is below compression.min_rank, which is 2"},
 	{"rank_control:\n  candidates: []", NULL, "t.yaml:9:15: rank_control.candidates: "
 		"expected at least one rank, got an empty list"},
@@ -218,6 +229,8 @@ static const struct refusal ranks[] = {
 		"is missing"},
 };
 
+#define N50 "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn"
+
 static const struct refusal together[] = {
 	{"", "training.milestones=[2, 1]", "override 'training.milestones=[2, 1]': "
 		"training.milestones[1]: expected increasing values, got 1 after 2"},
@@ -253,6 +266,10 @@ static const struct refusal together[] = {
 		"override 'accordion={rule: ema, relaxed_factor: 1.2, critical_factor: 1.2}': "
 		"accordion.relaxed_factor: 1.2 is not below accordion.critical_factor, "
 		"which is 1.2"},
+	{"", "accordion={enable: yes, rule: ema, critical_factor: 0.9}",
+		"override 'accordion={enable: yes, rule: ema, critical_factor: 0.9}': "
+		"accordion.critical_factor: 0.9 is not above accordion.relaxed_factor, "
+		"which is 0.95"},
 	{"rank_control: {choice: epochnorm}", "accordion.rule=ema",
 		"override 'accordion.rule=ema': 'ema' contradicts rank_control.choice: epochnorm"},
 	{"", "accordion.ema_beta=0", "override 'accordion.ema_beta=0': "
@@ -261,6 +278,10 @@ static const struct refusal together[] = {
 		"override 'accordion.rule=norm': expected one of epoch, ema, got 'norm'"},
 	{"", "lgreco.sample_iters=101", "override 'lgreco.sample_iters=101': "
 		"101 is above lgreco.adjust_iters, which is 100"},
+	{"", "lgreco.adjust_iters=9", "override 'lgreco.adjust_iters=9': "
+		"9 is below lgreco.sample_iters, which is 10"},
+	{"", "entropy.round_to=5", "override 'entropy.round_to=5': "
+		"5 is above entropy.slew, which is 4"},
 	{"", "entropy.sample_every=1001", "override 'entropy.sample_every=1001': "
 		"1001 is above entropy.window_iters, which is 1000"},
 	{"", "entropy.slew=1", "override 'entropy.slew=1': "
@@ -275,6 +296,24 @@ static const struct refusal together[] = {
 	{"", "compression.calibration.csv_name=a/b",
 		"override 'compression.calibration.csv_name=a/b': "
 		"expected a name without '/', got 'a/b'"},
+	{"results_csv: .a", NULL, "t.yaml:8:14: results_csv: "
+		"expected a name that does not begin with '.', got '.a'"},
+	{"results_csv: " N50 N50 N50 N50 N50 "n", NULL,
+		"t.yaml:8:14: results_csv: the name is longer than 250 bytes"},
+	{"results_csv: status.json", NULL, "t.yaml:8:14: results_csv: "
+		"'status.json' is another file of the run folder"},
+	{"", "compression.calibration.csv_name=events.jsonl",
+		"override 'compression.calibration.csv_name=events.jsonl': "
+		"'events.jsonl' is another file of the run folder"},
+	{"", "compression.calibration.csv_name=worker0.log",
+		"override 'compression.calibration.csv_name=worker0.log': "
+		"'worker0.log' is another file of the run folder"},
+	{"compression:\n  calibration: {enable: yes, use_fixed_rank_after_calibration: yes}\n"
+		"  rank_schedule:\n    ranges: [{start_epoch: 3, end_epoch: 3, rank: 1}]",
+		NULL, "t.yaml:11:13: compression.rank_schedule.ranges: contradicts "
+		"compression.calibration.use_fixed_rank_after_calibration: true"},
+	{"", "model.num_classes=1", "override 'model.num_classes=1': "
+		"expected a whole number from 2 to 1000000, got '1'"},
 };
 
 #define STAGE "adaptive_training:\n  enable: true\n  stages:\n"                                  \
@@ -298,7 +337,8 @@ static const struct refusal stages[] = {
 	{STAGE "    - {start_epoch: 5, end_epoch: 5, learning_rate: 0}", NULL,
 		"t.yaml:12:53: adaptive_training.stages[1].learning_rate: "
 		"expected a number above 0, got '0'"},
-	{STAGE, "compression.max_rank=3", "t.yaml:11:56: "
+	{STAGE "compression: {max_rank: 3}", "compression.enable_stage_adjust=true",
+		"t.yaml:11:56: "
 		"adaptive_training.stages[0].base_matrix_rank: "
 		"4 is above compression.max_rank, which is 3"},
 	{STAGE "accordion: {enable: true}", "compression.enable_stage_adjust=true",
@@ -310,6 +350,10 @@ static const struct refusal stages[] = {
 	{STAGE "compression: {enable_stage_adjust: true}", "rank_control.choice=max",
 		"override 'rank_control.choice=max': "
 		"'max' contradicts compression.enable_stage_adjust: true"},
+	{STAGE "compression: {calibration: {enable: yes, "
+		"use_fixed_rank_after_calibration: yes}}", "compression.enable_stage_adjust=true",
+		"override 'compression.enable_stage_adjust=true': contradicts "
+		"compression.calibration.use_fixed_rank_after_calibration: true"},
 	{STAGE "compression:\n  enable_stage_adjust: true\n  rank_schedule:\n"
 		"    ranges: [{start_epoch: 3, end_epoch: 3, rank: 1}]", NULL,
 		"t.yaml:15:13: compression.rank_schedule.ranges: "

@@ -163,6 +163,32 @@ START_TEST(folders)
 }
 END_TEST
 
+/* A file of the table's name is not the run's when the table is elsewhere. */
+START_TEST(tables_elsewhere)
+{
+	struct psgd_config *own = config;
+	psgd_run *run;
+
+	for (int elsewhere = 1; elsewhere >= 0; elsewhere--) {
+		config = load(elsewhere ? "compression.calibration.save_dir=tables"
+					: "compression.calibration.csv_name=t.csv");
+		run = must_open("r", true);
+		psgd_run_finish(run, "failed", NULL);
+		psgd_run_close(&run);
+		write_file("r/calibration_rank_stats.csv", "mine");
+		write_file("r/t.csv", "");
+		run = must_open("r", true);
+		psgd_run_finish(run, "failed", NULL);
+		psgd_run_close(&run);
+		ck_assert_str_eq(read_all("r/calibration_rank_stats.csv"), "mine");
+		ck_assert_uint_eq(count_matches("r/t.csv"), elsewhere ? 1 : 0);
+		ck_assert_int_eq(system("rm -r r"), 0);
+		psgd_config_free(&config);
+	}
+	config = own;
+}
+END_TEST
+
 /* Two runs that share a folder for their benchmarks. */
 START_TEST(benchmarks_elsewhere)
 {
@@ -299,6 +325,7 @@ static Suite *suite(void)
 	tcase_add_test(t, reused_process_number);
 	tcase_add_test(t, strange_status_files);
 	tcase_add_test(t, folders);
+	tcase_add_test(t, tables_elsewhere);
 	tcase_add_test(t, benchmarks_elsewhere);
 	tcase_add_loop_test(t, killed_writer_leaves_whole_rows, 0, 4);
 	tcase_add_test(t, full_disk_is_said);
