@@ -50,7 +50,7 @@ struct psgd_scope {
 /* One call of `run`. index i < n_rounds fills message[i]; index n_rounds finishes the bucket. */
 struct psgd_round {
 	size_t size;
-	uint64_t step;
+	uint64_t step; /* as in plan; bit 63 is set in a trial */
 	const struct psgd_bucket *bucket;
 	/*
 	 * Memory of the device for every round of the plan, aligned to 64 bytes, undefined at

@@ -49,7 +49,7 @@ struct psgd_observation {
 	uint64_t epoch; /* its epoch */
 	double learning_rate;
 	double grad_sum_norm; /* 2-norm of the sum, all tensors together; NaN when not asked for */
-	uint64_t grad_sum_steps; /* how many gradients are in it */
+	uint64_t grad_sum_steps; /* steps of which it has something; what was not finite is 0 */
 	int64_t step_ns; /* mean over the workers, as the next three; 0 when timing is not asked */
 	int64_t exposed_ns; /* the part of it in which the trainer waited for buckets */
 	int64_t wire_ns;
@@ -66,15 +66,16 @@ struct psgd_observation {
 	psgd_status (*plan)(void *plan_user, size_t b, uint32_t rank, struct psgd_plan *out);
 	void *plan_user;
 	const double *local_norms; /* 2-norms, per tensor; NULL: not asked for, or no sum yet */
-	uint64_t local_sum_steps;  /* how many gradients are in the local sum */
+	uint64_t local_sum_steps;  /* of the local sum, as grad_sum_steps */
 	/*
 	 * out[k]: Frobenius norm of what the best approximation of rank k + 1 leaves of tensor i's
 	 * local sum, for k < n: about 1 % above it at most, and never below but for rounding. Zeros
-	 * for what cannot be compressed. NULL when not asked for. Costs about 20 * (n + 8)
-	 * operations a value, and while it runs memory for the matrix and three factors.
+	 * for what cannot be compressed; above rank 1024 that of 1024. NULL when not asked for.
+	 * Costs about 20 * (n + 8) operations a value, and while it runs memory for the matrix and
+	 * three factors.
 	 */
 	psgd_status (*errors)(void *plan_user, size_t i, uint32_t n, double *out);
-	double entropy; /* in nats, of those values; 0 of zeros; NaN: not asked for */
+	double entropy; /* in nats, of those values; 0 of zeros; NaN: not asked for, or no value */
 	const struct psgd_tensor *tensors; /* n_tensors, as in psgd_session_open */
 	uint32_t n_workers;
 	uint8_t first;			/* before the first step: the decision holds from step 0 */

@@ -171,10 +171,10 @@ PSGD_API psgd_status psgd_session_load(
 /*
  * Trial steps, between two steps, the same call on all workers. The first call keeps all state in
  * memory; the steps that follow use `rank` (0: dense) for all tensors, whatever the start phase and
- * the controller, which is not asked. Every further call restores what was kept first, and
- * PSGD_TRIAL_END ends the trial. Nothing of it stays. Errors: STATE (a step or an exchange is open;
- * END without a trial), UNSUPPORTED (no ranks), MISMATCH (another rank on another worker) and
- * NOMEM: call again.
+ * the controller, which is not asked, and compare no hashes. Every further call restores what was
+ * kept first, and PSGD_TRIAL_END ends the trial. Nothing of it stays, but of a compressor without
+ * a state no more than its ranks is kept. Errors: STATE (a step or an exchange is open; END without
+ * a trial), UNSUPPORTED (no ranks), MISMATCH (another rank on another worker), NOMEM: call again.
  */
 PSGD_API psgd_status psgd_session_trial(psgd_session *session, uint32_t rank);
 

@@ -33,13 +33,6 @@ psgd_status psgd__state_put(const struct psgd_state_writer *writer, const char *
 	return writer->put(writer->user, &array, data);
 }
 
-bool psgd__state_has(const struct psgd_state_reader *reader, const char *name)
-{
-	struct psgd_state_array array = PSGD_INIT(psgd_state_array);
-
-	return reader->find(reader->user, name, &array) >= 0;
-}
-
 psgd_status psgd__state_get(const struct psgd_state_reader *reader, const char *name,
 	uint32_t dtype, int64_t count, void *to)
 {

@@ -8,9 +8,6 @@
 psgd_status psgd__state_put(const struct psgd_state_writer *writer, const char *name,
 	uint32_t dtype, int64_t rows, int64_t cols, const void *data);
 
-/* True if there is an array of that name. */
-bool psgd__state_has(const struct psgd_state_reader *reader, const char *name);
-
 /*
  * Fills `to` with the array of that name. INVALID: there is none; MISMATCH: it is not of this type
  * with this many values.

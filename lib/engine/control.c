@@ -37,14 +37,16 @@ void psgd__control_free(struct psgd__control *control)
 	control->ranks = NULL;
 }
 
-static void fill_timing(const struct psgd__control *c, double *mine)
+static void fill_timing(struct psgd__control *c, double *mine)
 {
-	const struct psgd__record *record = &c->record;
+	struct psgd__record *record = &c->record;
 	double *at = mine + AT_MESSAGES;
-	/* To a controller a sync is the trainer's time, but not its wait behind the buckets. */
-	int64_t compute_ns =
-		c->report.compute_ns + c->report.sync_ns - psgd__record_behind(record, INT64_MAX);
+	int64_t compute_ns;
 
+	psgd__record_merge(record);
+	/* To a controller a sync is the trainer's time, but not its wait behind the buckets. */
+	compute_ns =
+		c->report.compute_ns + c->report.sync_ns - psgd__record_behind(record, INT64_MAX);
 	mine[AT_STEP] = (double)c->report.step_ns;
 	mine[AT_EXPOSED] = (double)(c->report.step_ns - compute_ns);
 	mine[AT_WIRE] = (double)c->report.wire_ns;
@@ -83,7 +85,9 @@ psgd_status psgd__control_new(psgd_session *s, const struct psgd_step_info *info
 		if (s->controller.ops && !s->trial.on)
 			c->needs = s->controller.ops->needs(
 				s->controller.self, s->step, info->epoch, info->epoch_end != 0);
-		c->check_hash = s->options.check_every && s->step % s->options.check_every == 0;
+		/* In a trial parameters are the trainer's to compare. */
+		c->check_hash = !s->trial.on && s->options.check_every &&
+				s->step % s->options.check_every == 0;
 		c->block = AT_HASH_END;
 		if (c->needs & PSGD_NEED_TIMING)
 			c->block =
@@ -207,7 +211,7 @@ static psgd_status observe(struct psgd_exchange *x, struct psgd_observation *see
 	if (c->needs & PSGD_NEED_GRAD_NORM)
 		PSGD__TRY(psgd__grad_sum_norm(s, &seen->grad_sum_norm));
 	if (c->observed & PSGD_NEED_ENTROPY)
-		seen->entropy = psgd__observe_entropy(s);
+		seen->entropy = psgd__observe_entropy(s, c->step);
 	if ((c->needs & PSGD_NEED_LOCAL_NORMS) && s->local_sum) {
 		PSGD__TRY(psgd__observe_norms(s));
 		seen->local_norms = s->local_norms;
@@ -280,7 +284,7 @@ static void say_clamped(psgd_session *s, const uint32_t *ranks)
 	}
 }
 
-psgd_status psgd__ranks_set(psgd_session *s, const uint32_t *ranks)
+psgd_status psgd__ranks_put(psgd_session *s, const uint32_t *ranks)
 {
 	PSGD__TRY(s->compressor.ops->set_ranks(s->compressor.self, ranks));
 	pthread_mutex_lock(&s->lock);
@@ -289,6 +293,12 @@ psgd_status psgd__ranks_set(psgd_session *s, const uint32_t *ranks)
 				      ? s->compressor.ops->rank(s->compressor.self, i)
 				      : ranks[i];
 	pthread_mutex_unlock(&s->lock);
+	return PSGD_OK;
+}
+
+psgd_status psgd__ranks_set(psgd_session *s, const uint32_t *ranks)
+{
+	PSGD__TRY(psgd__ranks_put(s, ranks));
 	say_clamped(s, ranks);
 	return PSGD_OK;
 }
@@ -410,10 +420,8 @@ psgd_status psgd__step_end(psgd_session *s, const struct psgd_step_info *info, i
 	mine.step = s->step;
 	mine.grad_norm = s->options.flags & PSGD_SESSION_GRAD_NORM ? sqrt(record.sum_squares) : NAN;
 	mine.grad_sum_norm = NAN;
-	if (s->step_buckets && record.n_nonfinite == 0 && !s->trial.on) {
-		s->grad_sum_steps += s->sum_gradients;
-		s->local_sum_steps += (s->observed & PSGD_NEED_LOCAL_SUM) != 0;
-	}
+	s->grad_sum_steps += record.in_grad_sum;
+	s->local_sum_steps += record.in_local_sum;
 	psgd_status status = PSGD_OK;
 	if (info->epoch_end && (s->options.flags & PSGD_SESSION_GRAD_SUM) && !s->trial.on)
 		status = psgd__grad_sum_norm(s, &mine.grad_sum_norm);
@@ -429,6 +437,10 @@ psgd_status psgd__step_end(psgd_session *s, const struct psgd_step_info *info, i
 	psgd__message_trim(s);
 	if (status >= 0 && !s->trial.on)
 		status = psgd__observe_prepare(s, s->step + 1, &s->observed);
+	if (status < 0) {
+		psgd__exchange_free(*control);
+		*control = NULL;
+	}
 	s->step++;
 	s->step_buckets = 0;
 	psgd__copy_report(report, &mine, sizeof(mine));

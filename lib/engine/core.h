@@ -49,6 +49,7 @@ struct psgd__record {
 	uint64_t raw_bytes, payload_bytes, control_bytes, sent_bytes, sync_bytes;
 	double sum_squares;
 	uint32_t rank_min, rank_max, n_nonfinite;
+	bool in_grad_sum, in_local_sum; /* something of the step is in the sum */
 	/* What the buckets were, for questions of the controller: ids one after the other. */
 	uint32_t *ids;
 	size_t n_ids, ids_capacity;
@@ -167,6 +168,7 @@ struct psgd_session {
 		struct psgd__kept kept; /* the compressor's state */
 		uint32_t *ranks;	/* in force before */
 		uint64_t step;
+		uint64_t control_bytes, sent_bytes, sync_bytes; /* of the step to come */
 	} trial; /* driver thread; read by the other while buckets are open */
 
 	uint64_t step;		      /* driver thread */
@@ -248,7 +250,8 @@ psgd_status psgd__control_new(psgd_session *s, const struct psgd_step_info *info
 psgd_status psgd__control_advance(struct psgd_exchange *x);
 void psgd__control_free(struct psgd__control *control);
 
-/* Ranks from now on, and what they are by the compressor. */
+/* Ranks from now on, and what they are by the compressor; set: with a word on those clamped. */
+psgd_status psgd__ranks_put(psgd_session *s, const uint32_t *ranks);
 psgd_status psgd__ranks_set(psgd_session *s, const uint32_t *ranks);
 
 /* Gives a decision the ranks in force, in memory of the oldest decision. Lock held. */
@@ -261,7 +264,7 @@ uint64_t psgd__observe_bytes(const psgd_session *s);
 /* What the controller wants of own gradients in that step, with memory for it; between steps. */
 psgd_status psgd__observe_prepare(psgd_session *s, uint64_t step, uint32_t *needs);
 psgd_status psgd__observe_own(struct psgd_exchange *x); /* before run(0) */
-double psgd__observe_entropy(const psgd_session *s);
+double psgd__observe_entropy(const psgd_session *s, uint64_t step);
 psgd_status psgd__observe_norms(psgd_session *s);
 psgd_status psgd__observe_errors(void *control, size_t i, uint32_t n, double *out);
 psgd_status psgd__grad_sum_norm(psgd_session *s, double *out); /* NaN: there is no sum */
@@ -280,7 +283,9 @@ psgd_status psgd__record_interval(
 	psgd_session *s, enum psgd__busy what, int64_t start_ns, int64_t end_ns);
 /* A failure is the session's. */
 psgd_status psgd__record_wait(psgd_session *s, int64_t start_ns, int64_t end_ns);
-/* Of the syncs until then: how long they waited behind buckets' messages on the wire. */
+/* Merges the intervals: they are what the progress thread did and the wire carried, then. */
+void psgd__record_merge(struct psgd__record *record);
+/* Of the syncs until then: how long they waited behind buckets. The intervals are merged. */
 int64_t psgd__record_behind(const struct psgd__record *record, int64_t until_ns);
 psgd_status psgd__record_sync(psgd_session *s, int64_t start_ns, int64_t end_ns);
 psgd_status psgd__record_bucket(struct psgd_exchange *x);
@@ -294,7 +299,10 @@ void psgd__record_report(
 psgd_status psgd__step_info(const struct psgd_step_info *info, const struct psgd_report *report,
 	struct psgd_step_info *out);
 
-/* The end of a step, shared by both drivers: report, the next step, and its control or NULL. */
+/*
+ * The end of a step, shared by both drivers: report, the next step, and its control, which is NULL
+ * if there is none and on failure.
+ */
 psgd_status psgd__step_end(psgd_session *s, const struct psgd_step_info *info, int64_t end_ns,
 	struct psgd_report *report, struct psgd_exchange **control);
 

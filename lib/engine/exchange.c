@@ -164,6 +164,8 @@ static psgd_status observe_gradients(struct psgd_exchange *x)
 {
 	psgd_session *s = x->session;
 	const struct psgd_kernels *kernels = s->device.ops->kernels;
+	/* A gradient that was discarded must not spoil the sum. */
+	bool sums = s->sum_gradients && !s->trial.on && !x->round.nonfinite;
 	double squares = 0.0;
 
 	for (size_t i = 0; i < x->bucket.n_grads; i++) {
@@ -173,14 +175,14 @@ static psgd_status observe_gradients(struct psgd_exchange *x)
 		if (s->options.flags & PSGD_SESSION_GRAD_NORM)
 			PSGD__TRY(kernels->sum_squares(
 				s->device.self, &span, 1, &squares, x->round.stream));
-		/* A gradient that was discarded must not spoil the sum. */
-		if (s->sum_gradients && !s->trial.on && !x->round.nonfinite)
+		if (sums)
 			PSGD__TRY(kernels->axpby(s->device.self, span.count, 1.0f, span.data, 1.0f,
 				s->grad_sum + s->grad_sum_at[at], x->round.stream));
 	}
 	pthread_mutex_lock(&s->lock);
 	s->record.sum_squares += squares;
 	s->record.n_nonfinite += x->round.nonfinite;
+	s->record.in_grad_sum |= sums;
 	s->record.buckets[x->number].encode_ns = x->encode_ns;
 	s->record.buckets[x->number].decode_ns = x->decode_ns;
 	pthread_mutex_unlock(&s->lock);

@@ -143,10 +143,11 @@ psgd_status psgd__observe_own(struct psgd_exchange *x)
 {
 	psgd_session *s = x->session;
 	const struct psgd_kernels *kernels = s->device.ops->kernels;
+	bool added = false;
 
-	if (s->trial.on)
+	if (s->trial.on || !s->observed)
 		return PSGD_OK;
-	for (size_t i = 0; s->observed && i < x->bucket.n_grads; i++) {
+	for (size_t i = 0; i < x->bucket.n_grads; i++) {
 		const struct psgd_grad *grad = &x->bucket.grads[i];
 		size_t at = psgd__index_find(&s->index, grad->id);
 		struct psgd__span span = {grad->data, s->counts[at]};
@@ -158,16 +159,21 @@ psgd_status psgd__observe_own(struct psgd_exchange *x)
 			continue;
 		/* As with the sum of means: what is discarded must not spoil it. */
 		PSGD__TRY(kernels->finite(s->device.self, &span, 1, &finite, x->round.stream));
-		if (finite)
-			PSGD__TRY(kernels->axpby(s->device.self, span.count, 1.0f, grad->data, 1.0f,
-				s->local_sum + s->grad_sum_at[at], x->round.stream));
+		if (!finite)
+			continue;
+		PSGD__TRY(kernels->axpby(s->device.self, span.count, 1.0f, grad->data, 1.0f,
+			s->local_sum + s->grad_sum_at[at], x->round.stream));
+		added = true;
 	}
+	pthread_mutex_lock(&s->lock);
+	s->record.in_local_sum |= added;
+	pthread_mutex_unlock(&s->lock);
 	return PSGD_OK;
 }
 
 /*
  * Differential entropy from a histogram over [-max, max], with Miller and Madow's correction for
- * the number of bins that are in use.
+ * the number of bins that are in use. NaN when there is no value.
  */
 static double entropy_of(const float *samples, size_t count)
 {
@@ -182,7 +188,7 @@ static double entropy_of(const float *samples, size_t count)
 		largest = fmax(largest, fabs((double)samples[i]));
 	}
 	if (largest == 0.0)
-		return 0.0;
+		return n ? 0.0 : NAN;
 	n_bins = n / SAMPLES_PER_BIN;
 	n_bins = n_bins < LEAST_BINS ? LEAST_BINS : n_bins > MOST_BINS ? MOST_BINS : n_bins;
 	for (size_t i = 0; i < count; i++) {
@@ -203,9 +209,10 @@ static double entropy_of(const float *samples, size_t count)
 	return sum + log(2.0 * largest / (double)n_bins) + (double)(used - 1) / (2.0 * (double)n);
 }
 
-double psgd__observe_entropy(const psgd_session *s)
+double psgd__observe_entropy(const psgd_session *s, uint64_t step)
 {
-	return entropy_of(s->samples, s->n_samples);
+	/* The samples of a step that had none are an earlier one's. */
+	return s->samples_step == step + 1 ? entropy_of(s->samples, s->n_samples) : NAN;
 }
 
 psgd_status psgd__observe_norms(psgd_session *s)
@@ -292,7 +299,7 @@ psgd_status psgd__observe_errors(void *user, size_t i, uint32_t n, double *out)
 	struct psgd_exchange *control = user;
 	psgd_session *s = control->session;
 	struct psgd__matrix x = {.e = NULL};
-	uint64_t columns = (uint64_t)n + OVERSAMPLING;
+	uint64_t columns = (uint64_t)n + OVERSAMPLING, side;
 	size_t values;
 	psgd_status status;
 	float *memory = NULL;
@@ -304,8 +311,8 @@ psgd_status psgd__observe_errors(void *user, size_t i, uint32_t n, double *out)
 	PSGD__TRY(psgd_tensor_matrix(&s->tensors[i], &x.n, &x.m));
 	if (!n || s->tensors[i].n_dims < 2 || s->tensors[i].flags & PSGD_TENSOR_DENSE)
 		return PSGD_OK;
-	columns = columns > (uint64_t)x.n ? (uint64_t)x.n : columns;
-	columns = columns > (uint64_t)x.m ? (uint64_t)x.m : columns;
+	side = (uint64_t)(x.n < x.m ? x.n : x.m);
+	columns = columns > side ? side : columns;
 	columns = columns > PSGD__MAX_ROTATE ? PSGD__MAX_ROTATE : columns;
 	x.r = (uint32_t)columns;
 	/* P, Q, the rotated Q, and a copy of the matrix: all of them at multiples of 16 values. */
@@ -319,5 +326,8 @@ psgd_status psgd__observe_errors(void *user, size_t i, uint32_t n, double *out)
 	x.q = memory + p;
 	status = errors_of(s, &x, s->tensors[i].id, memory + p + q, memory + p + 2 * q, n, out);
 	release(s, &memory, values);
+	/* More columns than can be rotated: what is left there is no more than at the last one. */
+	for (uint64_t k = columns; k < n && k + 1 < side; k++)
+		out[k] = out[columns - 1];
 	return status;
 }

@@ -238,8 +238,8 @@ static bool queued(const psgd_session *s, psgd_ticket ticket, bool controls)
 }
 
 /*
- * Waits until the ticket (0: everything but controls) has left the queue. The queue is empty when
- * a failed session is drained, so that nothing is in use when a failure is returned.
+ * Waits until the ticket (0: everything, or all but controls) has left the queue. The queue is
+ * empty when a failed session is drained, so that nothing is in use when a failure is returned.
  */
 psgd_status psgd__wait_for(psgd_session *s, psgd_ticket ticket, bool controls, int64_t timeout_ns)
 {

@@ -10,7 +10,7 @@
 
 #include "base/state.h"
 
-#define FORMAT 1
+#define FORMAT 2
 #define MOST_AGREED (1u << 20)
 
 enum has { HAS_GRAD_SUM = 1, HAS_LOCAL_SUM = 2, HAS_DECISION = 4, HAS_CONTROLLER = 8 };
@@ -21,7 +21,8 @@ struct head {
 	uint64_t tensors;    /* hash of ids and shapes */
 	uint64_t compressor; /* hash of its name */
 	uint64_t step, grad_sum_steps, local_sum_steps;
-	uint64_t control_bytes, sent_bytes; /* between the last step and the next, which has them */
+	/* Between the last step and the next, which has them. */
+	uint64_t control_bytes, sent_bytes, sync_bytes;
 	uint32_t decided_rank, n_agreed;
 };
 
@@ -107,6 +108,7 @@ static struct head head_of(psgd_session *s)
 		.local_sum_steps = s->local_sum_steps,
 		.control_bytes = s->record.control_bytes,
 		.sent_bytes = s->record.sent_bytes,
+		.sync_bytes = s->record.sync_bytes,
 		.decided_rank = s->decided_rank,
 		.n_agreed = (uint32_t)s->n_seen,
 	};
@@ -196,6 +198,8 @@ static psgd_status check_head(psgd_session *s, const struct head *head)
 		return refuse(s, PSGD_ERR_MISMATCH, "the state is of other tensors");
 	if (head->compressor != own.compressor)
 		return refuse(s, PSGD_ERR_MISMATCH, "the state is of another compressor");
+	if (head->step >= PSGD__TRIAL_STEP)
+		return refuse(s, PSGD_ERR_MISMATCH, "the state is of a step that cannot be");
 	if ((head->has ^ own.has) & sums)
 		return refuse(s, PSGD_ERR_MISMATCH,
 			"the state is of a session with another controller, or other sums");
@@ -245,7 +249,12 @@ static psgd_status read_agreed(const struct psgd_state_reader *reader, struct lo
 static psgd_status read_engine(
 	psgd_session *s, const struct psgd_state_reader *reader, struct loaded *l)
 {
-	PSGD__TRY(psgd__state_get(reader, "session/head", PSGD_U8, sizeof(l->head), &l->head));
+	psgd_status status =
+		psgd__state_get(reader, "session/head", PSGD_U8, sizeof(l->head), &l->head);
+
+	if (status == PSGD_ERR_MISMATCH)
+		return refuse(s, status, "the state is of another version");
+	PSGD__TRY(status);
 	PSGD__TRY(check_head(s, &l->head));
 	l->ranks = psgd__calloc(s->n_tensors, sizeof(*l->ranks));
 	if (!l->ranks)
@@ -264,8 +273,25 @@ static psgd_status read_engine(
 	return PSGD_OK;
 }
 
+/* One without a state has its ranks still. */
+static psgd_status load_compressor(
+	psgd_session *s, const struct psgd_state_reader *reader, const uint32_t *ranks)
+{
+	const struct psgd_compressor_ops *c = s->compressor.ops;
+	psgd_status status = PSGD_OK;
+
+	if (c->load)
+		status = c->load(s->compressor.self, reader);
+	else if (c->set_ranks)
+		status = c->set_ranks(s->compressor.self, ranks);
+	return status == PSGD_ERR_MISMATCH
+		       ? refuse(s, status, "the state is of a compressor with other options")
+		       : status;
+}
+
 /* Controller, then compressor; the controller's old state is kept until both have loaded. */
-static psgd_status load_parts(psgd_session *s, const struct psgd_state_reader *reader)
+static psgd_status load_parts(
+	psgd_session *s, const struct psgd_state_reader *reader, const uint32_t *ranks)
 {
 	struct psgd__state_prefix compressor = {.prefix = "compressor", .reader = reader};
 	struct psgd__state_prefix controller = {.prefix = "controller", .reader = reader};
@@ -282,11 +308,13 @@ static psgd_status load_parts(psgd_session *s, const struct psgd_state_reader *r
 		status = c->load(s->controller.self, &inner);
 	if (status < 0) {
 		psgd__kept_free(&kept);
-		return status;
+		return status == PSGD_ERR_MISMATCH
+			       ? refuse(s, status,
+					 "the state is of a controller with other options")
+			       : status;
 	}
 	inner = psgd__state_prefixed_reader(&compressor);
-	if (s->compressor.ops->load)
-		status = s->compressor.ops->load(s->compressor.self, &inner);
+	status = load_compressor(s, &inner, ranks);
 	inner = psgd__kept_reader(&kept);
 	if (status < 0 && controls && c->load(s->controller.self, &inner) < 0)
 		status = psgd__session_fail(
@@ -351,6 +379,7 @@ static void commit(psgd_session *s, struct loaded *l)
 	swap(&s->grad_sum, &l->grad_sum);
 	swap(&s->local_sum, &l->local_sum);
 	s->observed = l->observed;
+	s->samples_step = 0;
 	memset(s->submitted_in, 0, s->n_tensors * sizeof(*s->submitted_in));
 	pthread_mutex_lock(&s->lock);
 	for (size_t i = 0; i < s->n_tensors; i++)
@@ -360,6 +389,7 @@ static void commit(psgd_session *s, struct loaded *l)
 	s->step = l->head.step;
 	s->record.control_bytes = l->head.control_bytes;
 	s->record.sent_bytes = l->head.sent_bytes;
+	s->record.sync_bytes = l->head.sync_bytes;
 	s->grad_sum_steps = l->head.grad_sum_steps;
 	s->local_sum_steps = l->head.local_sum_steps;
 	s->decided_rank = l->head.decided_rank;
@@ -386,7 +416,7 @@ psgd_status psgd_session_load(psgd_session *s, const struct psgd_state_reader *r
 	if (status >= 0 && (l.observed & PSGD_NEED_LOCAL_SUM) && !l.local_sum)
 		status = zero_sum(s, &l.local_sum);
 	if (status >= 0)
-		status = load_parts(s, reader);
+		status = load_parts(s, reader, l.ranks);
 	if (status >= 0)
 		commit(s, &l);
 	free(l.agreed);

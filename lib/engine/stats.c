@@ -136,7 +136,8 @@ psgd_status psgd__record_transfer(struct psgd_exchange *x, const struct psgd_tra
 		pthread_mutex_unlock(&s->lock);
 		return PSGD_OK;
 	}
-	if (end_ns > start_ns)
+	/* A sync's own agreement is its time. */
+	if (end_ns > start_ns && x->kind != PSGD__SYNC)
 		status = push_interval(&r->intervals, &r->n_intervals, &r->intervals_capacity,
 			PSGD__ON_WIRE, start_ns, end_ns);
 	if (x->is_control) {
@@ -167,6 +168,30 @@ static int64_t overlap(const struct psgd__interval *a, const struct psgd__interv
 	return end > start ? end - start : 0;
 }
 
+static int by_start(const void *a, const void *b)
+{
+	const struct psgd__interval *x = a, *y = b;
+
+	return (x->start_ns > y->start_ns) - (x->start_ns < y->start_ns);
+}
+
+void psgd__record_merge(struct psgd__record *record)
+{
+	struct psgd__interval *list = record->intervals;
+	size_t n = 0;
+
+	if (!record->n_intervals)
+		return;
+	qsort(list, record->n_intervals, sizeof(*list), by_start);
+	for (size_t i = 1; i < record->n_intervals; i++) {
+		if (list[i].start_ns > list[n].end_ns)
+			list[++n] = list[i];
+		else if (list[i].end_ns > list[n].end_ns)
+			list[n].end_ns = list[i].end_ns;
+	}
+	record->n_intervals = n + 1;
+}
+
 int64_t psgd__record_behind(const struct psgd__record *record, int64_t until_ns)
 {
 	int64_t sum = 0;
@@ -176,10 +201,8 @@ int64_t psgd__record_behind(const struct psgd__record *record, int64_t until_ns)
 
 		if (sync.end_ns > until_ns)
 			sync.end_ns = until_ns;
-		for (size_t i = 0; i < record->n_intervals && sync.end_ns > sync.start_ns; i++) {
-			if (record->intervals[i].what == PSGD__ON_WIRE)
-				sum += overlap(&record->intervals[i], &sync);
-		}
+		for (size_t i = 0; i < record->n_intervals && sync.end_ns > sync.start_ns; i++)
+			sum += overlap(&record->intervals[i], &sync);
 	}
 	return sum;
 }
@@ -187,7 +210,7 @@ int64_t psgd__record_behind(const struct psgd__record *record, int64_t until_ns)
 void psgd__record_report(const struct psgd__record *record, int64_t end_ns, struct psgd_report *out)
 {
 	int64_t busy[PSGD__N_BUSY] = {0}, exposed[PSGD__N_BUSY] = {0};
-	int64_t waited = 0, synced = 0;
+	int64_t waited = 0, synced = 0, wire_in_syncs = 0;
 
 	for (size_t i = 0; i < record->n_intervals; i++) {
 		const struct psgd__interval *x = &record->intervals[i];
@@ -195,6 +218,8 @@ void psgd__record_report(const struct psgd__record *record, int64_t end_ns, stru
 		busy[x->what] += x->end_ns - x->start_ns;
 		for (size_t w = 0; w < record->n_waits; w++)
 			exposed[x->what] += overlap(x, &record->waits[w]);
+		for (size_t w = 0; w < record->n_syncs && x->what == PSGD__ON_WIRE; w++)
+			wire_in_syncs += overlap(x, &record->syncs[w]);
 	}
 	for (size_t w = 0; w < record->n_waits; w++)
 		waited += record->waits[w].end_ns - record->waits[w].start_ns;
@@ -210,8 +235,7 @@ void psgd__record_report(const struct psgd__record *record, int64_t end_ns, stru
 	out->encode_ns = busy[PSGD__ENCODING];
 	out->decode_ns = busy[PSGD__DECODING];
 	out->wire_ns = busy[PSGD__ON_WIRE];
-	out->hidden_wire_ns = busy[PSGD__ON_WIRE] - exposed[PSGD__ON_WIRE] -
-			      psgd__record_behind(record, INT64_MAX);
+	out->hidden_wire_ns = busy[PSGD__ON_WIRE] - exposed[PSGD__ON_WIRE] - wire_in_syncs;
 	out->raw_bytes = record->raw_bytes;
 	out->payload_bytes = record->payload_bytes;
 	out->control_bytes = record->control_bytes;

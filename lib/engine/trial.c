@@ -13,6 +13,8 @@ static psgd_status restore(psgd_session *s)
 
 	if (s->compressor.ops->load)
 		PSGD__TRY(s->compressor.ops->load(s->compressor.self, &reader));
+	else if (s->compressor.ops->set_ranks)
+		PSGD__TRY(psgd__ranks_put(s, s->trial.ranks));
 	pthread_mutex_lock(&s->lock);
 	memcpy(s->ranks, s->trial.ranks, s->n_tensors * sizeof(*s->ranks));
 	s->step = s->trial.step;
@@ -56,9 +58,23 @@ static psgd_status set_rank(psgd_session *s, uint32_t rank)
 		return PSGD_ERR_NOMEM;
 	for (size_t i = 0; i < s->n_tensors; i++)
 		ranks[i] = rank;
-	status = psgd__ranks_set(s, ranks);
+	status = psgd__ranks_put(s, ranks);
 	free(ranks);
 	return status;
+}
+
+/* What has been sent for the step that comes after the trial is not the trial's. Lock held. */
+static void swap_bytes(psgd_session *s)
+{
+	struct psgd__record *r = &s->record;
+	const uint64_t now[] = {r->control_bytes, r->sent_bytes, r->sync_bytes};
+
+	r->control_bytes = s->trial.control_bytes;
+	r->sent_bytes = s->trial.sent_bytes;
+	r->sync_bytes = s->trial.sync_bytes;
+	s->trial.control_bytes = now[0];
+	s->trial.sent_bytes = now[1];
+	s->trial.sync_bytes = now[2];
 }
 
 static psgd_status begin(psgd_session *s, uint32_t rank)
@@ -67,10 +83,15 @@ static psgd_status begin(psgd_session *s, uint32_t rank)
 
 	if (status >= 0)
 		status = set_rank(s, rank);
-	if (status < 0)
+	if (status < 0) {
 		psgd__trial_free(s);
-	s->trial.on = status >= 0;
-	return status;
+		return status;
+	}
+	s->trial.on = true;
+	pthread_mutex_lock(&s->lock);
+	swap_bytes(s);
+	pthread_mutex_unlock(&s->lock);
+	return PSGD_OK;
 }
 
 /* The last thing, so that a call that failed can be made again. */
@@ -104,7 +125,11 @@ psgd_status psgd_session_trial(psgd_session *s, uint32_t rank)
 	if (rank != PSGD_TRIAL_END)
 		PSGD__TRY(set_rank(s, rank));
 	PSGD__TRY(agree(s, rank));
-	if (rank == PSGD_TRIAL_END)
+	if (rank == PSGD_TRIAL_END) {
+		pthread_mutex_lock(&s->lock);
+		swap_bytes(s);
+		pthread_mutex_unlock(&s->lock);
 		psgd__trial_free(s);
+	}
 	return PSGD_OK;
 }

@@ -11,9 +11,15 @@
 /* Asks for everything, looks at every bucket at every rank, and decides by the step alone. */
 static uint32_t curious_needs(void *self, uint64_t step, uint64_t epoch, bool epoch_end)
 {
-	(void)self, (void)step, (void)epoch, (void)epoch_end;
-	return PSGD_NEED_DECISION | PSGD_NEED_TIMING | PSGD_NEED_GRAD_SUM | PSGD_NEED_GRAD_NORM |
-	       PSGD_NEED_LOCAL_SUM | PSGD_NEED_LOCAL_NORMS | PSGD_NEED_SPECTRUM | PSGD_NEED_ENTROPY;
+	const struct crew_variant *v = self;
+	uint32_t always =
+		PSGD_NEED_DECISION | PSGD_NEED_TIMING | PSGD_NEED_GRAD_SUM | PSGD_NEED_GRAD_NORM;
+
+	(void)epoch, (void)epoch_end;
+	if (v->late && step < 2)
+		return always;
+	return always | PSGD_NEED_LOCAL_SUM | PSGD_NEED_LOCAL_NORMS | PSGD_NEED_SPECTRUM |
+	       PSGD_NEED_ENTROPY;
 }
 
 static psgd_status curious_decide(
@@ -105,7 +111,7 @@ static psgd_status make_kit(struct crew_worker *w, struct kit *kit)
 		o.compressor = &kit->compressor;
 	}
 	if (v->controlled) {
-		kit->controller.ops = &curious_ops;
+		kit->controller = (struct psgd_controller){&curious_ops, (void *)v};
 		o.controller = &kit->controller;
 	}
 	if (w->crew->dress)

@@ -11,6 +11,7 @@ struct crew_variant {
 	const char *name;
 	uint32_t n_workers, flags, rank, threads;
 	bool powersgd, controlled, shaped;
+	bool late; /* the controller wants own gradients from step 2 on */
 };
 
 struct crew;

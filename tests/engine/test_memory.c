@@ -18,6 +18,8 @@ static const struct crew_variant variants[] = {
 		.flags = PSGD_SESSION_NO_OVERLAP | PSGD_SESSION_GRAD_NORM},
 	{"controlled, 2 workers", .n_workers = 2, .threads = 3, .powersgd = true,
 		.controlled = true, .flags = PSGD_SESSION_GRAD_SUM},
+	{"controlled from step 2, 1 worker", .n_workers = 1, .powersgd = true, .controlled = true,
+		.late = true, .flags = PSGD_SESSION_GRAD_SUM},
 	{"controlled, 3 workers, shaped", .n_workers = 3, .powersgd = true, .controlled = true,
 		.shaped = true},
 };

@@ -28,7 +28,7 @@ struct watcher {
 	bool reset;
 	/* Seen last. */
 	double norms[N_TENSORS], errors[N_TENSORS][MOST_RANKS], entropy;
-	uint64_t steps;
+	uint64_t steps, mean_steps;
 	bool had_norms, had_errors, wrong;
 };
 
@@ -48,6 +48,7 @@ static void look(struct watcher *w, const struct psgd_observation *seen)
 
 	w->entropy = seen->entropy;
 	w->steps = seen->local_sum_steps;
+	w->mean_steps = seen->grad_sum_steps;
 	w->had_norms = seen->local_norms != NULL;
 	w->had_errors = seen->errors != NULL;
 	w->wrong |= seen->n_tensors != N_TENSORS || seen->tensors[1].id != 5;
@@ -216,10 +217,15 @@ START_TEST(local_sum_is_of_own_gradients)
 }
 END_TEST
 
-/* What is not finite is left out of the sum, and its step is not counted. */
+/*
+ * What is not finite is left out of the sums; a step counts if something of it is in them, be it of
+ * another bucket, whatever the other workers had.
+ */
 START_TEST(local_sum_leaves_out_what_is_not_finite)
 {
-	struct watcher w = {.needs = PSGD_NEED_LOCAL_SUM | PSGD_NEED_LOCAL_NORMS, .rank = 2};
+	struct watcher w = {
+		.needs = PSGD_NEED_LOCAL_SUM | PSGD_NEED_LOCAL_NORMS | PSGD_NEED_GRAD_SUM,
+		.rank = 2};
 	double before[N_TENSORS];
 	struct bench b;
 
@@ -230,9 +236,24 @@ START_TEST(local_sum_leaves_out_what_is_not_finite)
 	fill_normal(&b, 2, 1.0);
 	b.data[0][1][100] = NAN;
 	step(&b, 0, 3, NULL);
-	ck_assert_uint_eq(b.watcher.steps, 1);
+	ck_assert_uint_eq(b.watcher.steps, 2);
+	ck_assert_uint_eq(b.watcher.mean_steps, 2);
 	ck_assert(b.watcher.norms[1] == before[1]);
 	ck_assert(isfinite(b.watcher.norms[0]) && b.watcher.norms[0] != before[0]);
+	/* The other worker's are not in the local sum; one bucket: the step has no mean. */
+	fill_normal(&b, 3, 1.0);
+	b.data[1][1][100] = NAN;
+	step(&b, 0, 0, NULL);
+	ck_assert_uint_eq(b.watcher.steps, 3);
+	ck_assert_uint_eq(b.watcher.mean_steps, 2);
+	ck_assert(b.watcher.norms[1] != before[1]);
+	memcpy(before, b.watcher.norms, sizeof(before));
+	for (int i = 0; i < N_TENSORS; i++)
+		b.data[0][i][0] = NAN;
+	step(&b, 0, 3, NULL);
+	ck_assert_uint_eq(b.watcher.steps, 3);
+	ck_assert_uint_eq(b.watcher.mean_steps, 2);
+	ck_assert_mem_eq(b.watcher.norms, before, sizeof(before));
 	close_bench(&b);
 }
 END_TEST
@@ -413,6 +434,15 @@ START_TEST(entropy_is_that_of_the_distribution)
 		b.data[0][4][j] = 0.01f * rng_float(&rng);
 	step(&b, 4, 0, NULL);
 	ck_assert_double_eq_tol(b.watcher.entropy, log(0.02), 0.1);
+	/* A step without a value has none, not the one before. */
+	ck_assert_int_eq(group_step(&b.group, NULL, 0, NULL, NULL), PSGD_OK);
+	ck_assert(isnan(b.watcher.entropy));
+	fill_normal(&b, 3, 0.5);
+	ck_assert(isfinite(entropy_once(&b, 2)));
+	for (int64_t j = 0; j < psgd_tensor_count(&tensors[4]); j++)
+		b.data[0][4][j] = NAN;
+	step(&b, 4, 0, NULL);
+	ck_assert(isnan(b.watcher.entropy));
 	b.watcher.needs = 0;
 	step(&b, 0, 0, NULL);
 	step(&b, 0, 0, NULL);

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "engine/core.h"
 #include "grads.h"
 #include "support/suite.h"
 
@@ -243,6 +244,23 @@ START_TEST(waits_behind_buckets_are_exposed)
 }
 END_TEST
 
+/* Behind buckets is where one of them is on the wire, encoded or decoded, once. */
+START_TEST(waits_are_counted_once)
+{
+	struct psgd__interval busy[] = {{25, 40, PSGD__DECODING}, {12, 18, PSGD__ON_WIRE},
+		{5, 15, PSGD__ENCODING}, {60, 70, PSGD__ON_WIRE}, {13, 14, PSGD__ON_WIRE}};
+	struct psgd__interval syncs[] = {{10, 30, PSGD__ON_WIRE}, {65, 90, PSGD__ON_WIRE}};
+	struct psgd__record record = {
+		.intervals = busy, .n_intervals = 5, .syncs = syncs, .n_syncs = 2};
+
+	psgd__record_merge(&record);
+	ck_assert_uint_eq(record.n_intervals, 3);
+	ck_assert_int_eq(psgd__record_behind(&record, INT64_MAX), 8 + 5 + 5);
+	ck_assert_int_eq(psgd__record_behind(&record, 26), 8 + 1);
+	ck_assert_int_eq(psgd__record_behind(&record, 10), 0);
+}
+END_TEST
+
 static psgd_status differ(struct member *me, void *user)
 {
 	float values[4] = {1, 2, 3, 4};
@@ -316,6 +334,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, sums_are_right_and_counted_apart, 0, 2 * TEAM_MAX);
 	tcase_add_test(c, controllers_do_not_see_sums);
 	tcase_add_test(c, waits_behind_buckets_are_exposed);
+	tcase_add_test(c, waits_are_counted_once);
 	tcase_add_test(c, another_size_is_named);
 	tcase_add_test(c, a_first_sum_of_another_size_is_named);
 	tcase_add_test(c, misuse);

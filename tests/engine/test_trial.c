@@ -2,7 +2,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/state.h"
 #include "grads.h"
+#include "support/group.h"
 #include "support/suite.h"
 
 #define STEPS 12
@@ -16,6 +18,8 @@ struct scene {
 	int trial_at;	     /* before this step; -1: none */
 	bool wrong[WORKERS]; /* a trial step was not what it should be */
 	uint64_t hash[WORKERS][STEPS], told[WORKERS][STEPS];
+	uint64_t control_bytes[WORKERS], sent_bytes[WORKERS]; /* of step `place` */
+	int place;
 	struct psgd_memory before[WORKERS], after[WORKERS];
 };
 
@@ -45,12 +49,13 @@ static psgd_status decide(
 }
 
 static psgd_status step_once(
-	struct member *me, struct grads *g, uint64_t step, struct psgd_report *r)
+	struct member *me, struct grads *g, uint64_t step, uint64_t hash, struct psgd_report *r)
 {
 	struct psgd_step_info info = PSGD_INIT(psgd_step_info);
 
 	info.epoch = step / 4;
 	info.epoch_end = step % 4 == 3;
+	info.param_hash = hash;
 	*r = PSGD_INIT(psgd_report);
 	return grads_step(me, g, &info, r);
 }
@@ -77,7 +82,8 @@ static psgd_status try_ranks(struct member *me, struct scene *s, struct grads *g
 				g->data[0][i] *= 1e20f;
 			if (k == 3 && step == 1)
 				g->data[2][0] = INFINITY;
-			status = step_once(me, g, step, &report);
+			/* Parameters that differ are no matter here. */
+			status = step_once(me, g, step, me->worker, &report);
 			s->wrong[me->worker] |= report.payload_bytes != bytes_at(list[k]) ||
 						report.decided || report.rank_max != list[k];
 		}
@@ -104,7 +110,11 @@ static psgd_status train(struct member *me, void *user)
 				break;
 		}
 		grads_fill(&g, s->seed + (uint64_t)step * 100 + me->worker);
-		status = step_once(me, &g, (uint64_t)step, &r);
+		status = step_once(me, &g, (uint64_t)step, 7, &r);
+		if (step == s->place) {
+			s->control_bytes[me->worker] = r.control_bytes;
+			s->sent_bytes[me->worker] = r.sent_bytes;
+		}
 		s->hash[me->worker][step] = grads_hash(&g);
 		s->told[me->worker][step] = r.step * 1000 + r.decided * 100 + r.rank_max * 10 +
 					    r.n_messages + r.payload_bytes * 10000;
@@ -156,7 +166,8 @@ START_TEST(nothing_stays)
 		.flags = (uint32_t)_i % 4,
 		.controlled = _i / 4 % 2,
 		.start_step = _i % 3 == 0 ? 5 : 0,
-		.trial_at = places[_i % 5]};
+		.trial_at = places[_i % 5],
+		.place = places[_i % 5]};
 	without = with;
 	without.trial_at = -1;
 	run(&with);
@@ -168,6 +179,12 @@ START_TEST(nothing_stays)
 				"worker %u, step %d: other gradients", w, step);
 			ck_assert_msg(with.told[w][step] == without.told[w][step],
 				"worker %u, step %d: another report", w, step);
+		}
+		/* What went before the trial is in the step after it; there ranks are agreed on. */
+		if (!with.controlled && with.place) {
+			ck_assert_uint_eq(with.control_bytes[w], without.control_bytes[w]);
+			ck_assert_uint_eq(with.sent_bytes[w], without.sent_bytes[w]);
+			ck_assert(without.control_bytes[w] || (with.place - 1) % 3);
 		}
 		ck_assert_uint_eq(with.before[w].state_bytes, with.after[w].state_bytes);
 		ck_assert_uint_eq(with.before[w].observe_bytes, with.after[w].observe_bytes);
@@ -190,7 +207,7 @@ static psgd_status same_again(struct member *me, void *user)
 			status = psgd_session_trial(me->session, list[k]);
 		for (uint64_t step = 0; step < 3 && status >= 0; step++) {
 			grads_fill(&g, step * 10 + me->worker);
-			status = step_once(me, &g, step, &r);
+			status = step_once(me, &g, step, 7, &r);
 		}
 		if (k >= 0)
 			hash[k] = grads_hash(&g);
@@ -313,6 +330,98 @@ START_TEST(a_compressor_without_ranks_is_dense)
 }
 END_TEST
 
+/* PowerSGD that says nothing of its state. */
+static psgd_status make_silent(void *user, struct psgd_compressor *out)
+{
+	static struct psgd_compressor_ops ops;
+	psgd_status status = psgd_compressor_powersgd(user, out);
+
+	ops = *out->ops;
+	ops.save = NULL;
+	ops.load = NULL;
+	out->ops = &ops;
+	return status;
+}
+
+static uint64_t step_bytes(struct group *group, struct grads *g)
+{
+	struct psgd_report report = PSGD_INIT(psgd_report);
+	struct psgd_grad list[TENSORS];
+	struct psgd_bucket bucket = PSGD_INIT(psgd_bucket), *rows[1] = {&bucket};
+
+	for (int i = 0; i < TENSORS; i++)
+		list[i] = (struct psgd_grad){grads_tensors[i].id, g->data[i]};
+	bucket.grads = list;
+	bucket.n_grads = TENSORS;
+	ck_assert_int_eq(group_step(group, rows, 1, NULL, &report), PSGD_OK);
+	return report.payload_bytes;
+}
+
+/* A compressor with ranks and without a state has at least its ranks again. */
+START_TEST(ranks_come_back_without_a_state)
+{
+	static const uint32_t three[TENSORS] = {3, 3, 3, 3, 3}, one[TENSORS] = {1, 1, 1, 1, 1};
+	struct psgd__kept kept = {.n = 0};
+	struct psgd_state_writer writer = psgd__kept_writer(&kept);
+	struct psgd_state_reader reader = psgd__kept_reader(&kept);
+	struct group group;
+	psgd_session *s;
+	struct grads g;
+
+	grads_init(&g);
+	group_open(&group, 1, grads_tensors, TENSORS, make_silent, NULL, NULL);
+	s = group.session[0];
+	ck_assert_int_eq(psgd_session_set_ranks(s, three, TENSORS), PSGD_OK);
+	ck_assert_uint_eq(step_bytes(&group, &g), bytes_at(3));
+	ck_assert_int_eq(psgd_session_trial(s, 1), PSGD_OK);
+	ck_assert_uint_eq(step_bytes(&group, &g), bytes_at(1));
+	ck_assert_int_eq(psgd_session_trial(s, PSGD_TRIAL_END), PSGD_OK);
+	ck_assert_uint_eq(step_bytes(&group, &g), bytes_at(3));
+	ck_assert_int_eq(psgd_session_save(s, &writer), PSGD_OK);
+	ck_assert_int_eq(psgd_session_set_ranks(s, one, TENSORS), PSGD_OK);
+	ck_assert_uint_eq(step_bytes(&group, &g), bytes_at(1));
+	ck_assert_int_eq(psgd_session_load(s, &reader), PSGD_OK);
+	ck_assert_uint_eq(psgd_session_rank(s, 10), 3);
+	ck_assert_uint_eq(step_bytes(&group, &g), bytes_at(3));
+	group_close(&group);
+	psgd__kept_free(&kept);
+	grads_free(&g);
+}
+END_TEST
+
+static void count_log(void *user, enum psgd_log_level level, const char *text)
+{
+	(void)level, (void)text;
+	++*(int *)user;
+}
+
+static psgd_status make_powersgd(void *user, struct psgd_compressor *out)
+{
+	return psgd_compressor_powersgd(user, out);
+}
+
+/* A candidate above a matrix is no news: the one line on it is the run's. */
+START_TEST(trials_do_not_speak_of_large_ranks)
+{
+	static const uint32_t large[TENSORS] = {500, 500, 500, 500, 500};
+	struct psgd_session_options o = PSGD_INIT(psgd_session_options);
+	struct group group;
+	int lines = 0;
+
+	o.log = count_log;
+	o.log_user = &lines;
+	o.log_level = PSGD_LOG_INFO;
+	group_open(&group, 1, grads_tensors, TENSORS, make_powersgd, NULL, &o);
+	ck_assert_int_eq(psgd_session_trial(group.session[0], 500), PSGD_OK);
+	ck_assert_int_eq(psgd_session_trial(group.session[0], 600), PSGD_OK);
+	ck_assert_int_eq(psgd_session_trial(group.session[0], PSGD_TRIAL_END), PSGD_OK);
+	ck_assert_int_eq(lines, 0);
+	ck_assert_int_eq(psgd_session_set_ranks(group.session[0], large, TENSORS), PSGD_OK);
+	ck_assert_int_eq(lines, 1);
+	group_close(&group);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("trial");
@@ -323,6 +432,8 @@ static Suite *suite(void)
 	tcase_add_test(c, every_trial_begins_alike);
 	tcase_add_test(c, misuse_is_told);
 	tcase_add_test(c, a_compressor_without_ranks_is_dense);
+	tcase_add_test(c, ranks_come_back_without_a_state);
+	tcase_add_test(c, trials_do_not_speak_of_large_ranks);
 	suite_add_tcase(s, c);
 	return s;
 }
