@@ -5,11 +5,13 @@ usage: tools/campaign.py FOLDER --target PERCENT [--csv FILE]
 
 Looks below FOLDER for run folders, whose names end in _seed<N>, and takes together what differs in
 the seed alone: runs of one method (the name without link and seed) over one link
-(network_limits.egress_mbps). Deviations are of the sample, over the seeds. The time to the target
+(network_limits.egress_mbps). A run that is not finished is refused, and so is a second one of the
+same method, link and seed. Deviations are of the sample, over the seeds. The time to the target
 is elapsed_time at the first epoch that reaches it, on the line between it and the epoch before.
 """
 import argparse
 import csv
+import json
 import math
 import os
 import re
@@ -62,8 +64,21 @@ def time_to(target, epochs, path):
     return None
 
 
+def check_finished(folder):
+    path = os.path.join(folder, 'status.json')
+    try:
+        with open(path, encoding='utf-8') as file:
+            status = json.load(file)
+    except (OSError, ValueError) as error:
+        raise summary.Unreadable(f'{path}: {error}') from None
+    state = status.get('state') if isinstance(status, dict) else None
+    if state != 'finished':
+        raise summary.Unreadable(f'{folder}: the run is not finished, status.json says {state!r}')
+
+
 def measure(folder, target):
     """What one run came to."""
+    check_finished(folder)
     path = os.path.join(folder, 'accuracy', 'accuracy_results.csv')
     epochs = summary.rows_of(path) if os.path.exists(path) else []
     if not epochs:
@@ -112,9 +127,13 @@ def add_best_fixed(rows):
 
 
 def tabulate(root, target):
-    groups = {}
-    for folder, method, _ in run_folders(root):
-        groups.setdefault((link_of(folder), method), []).append(measure(folder, target))
+    groups, folders = {}, {}
+    for folder, method, seed in run_folders(root):
+        link = link_of(folder)
+        first = folders.setdefault((link, method, seed), folder)
+        if first != folder:
+            raise summary.Unreadable(f'{folder}: {first} has the same method, link and seed')
+        groups.setdefault((link, method), []).append(measure(folder, target))
     if not groups:
         raise summary.Unreadable(f'{root}: no run folder whose name ends in _seed<N>')
     order = sorted(groups, key=lambda key: (-(key[0] or math.inf), key[1]))

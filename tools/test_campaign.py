@@ -30,6 +30,7 @@ class Campaign(unittest.TestCase):
         """epochs: pairs of elapsed time and accuracy."""
         limits = FREE if link is None else LIMITED.format(link)
         self.write(f'{name}/resolved.yaml', f'seed: 1\n{limits}communication:\n  overlap: true\n')
+        self.write(f'{name}/status.json', '{"state": "finished"}')
         self.write(f'{name}/benchmark/benchmark_1/csv/powerSGD_benchmark_1.csv',
                    'iteration_total_time,sent_bytes,current_rank\n'
                    f'0.5,3000000,0\n0.5,1000000,{rank}\n')
@@ -83,7 +84,31 @@ class Campaign(unittest.TestCase):
         with self.assertRaisesRegex(summary.Unreadable, 'ends in _seed'):
             campaign.tabulate(self.root, 50)
         self.write('dense_seed0/resolved.yaml', FREE)
+        self.write('dense_seed0/status.json', '{"state": "finished"}')
         with self.assertRaisesRegex(summary.Unreadable, 'accuracy_results.csv'):
+            campaign.tabulate(self.root, 50)
+
+    def test_unfinished_runs_are_refused(self):
+        self.run_folder('dense_seed0', [(10, 60)])
+        self.run_folder('dense_seed1', [(10, 60)])
+        for text, said in (('{"state": "running"}', "dense_seed1: .*'running'"),
+                           ('{"state": "failed"}', "dense_seed1: .*'failed'"),
+                           ('[]', 'dense_seed1: .*None'), ('{', 'dense_seed1/status.json: ')):
+            self.write('dense_seed1/status.json', text)
+            with self.assertRaisesRegex(summary.Unreadable, said):
+                campaign.tabulate(self.root, 50)
+        os.remove(os.path.join(self.root, 'dense_seed1/status.json'))
+        with self.assertRaisesRegex(summary.Unreadable, 'dense_seed1/status.json: '):
+            campaign.tabulate(self.root, 50)
+
+    def test_a_run_counts_once(self):
+        self.run_folder('monday/dense_seed0', [(10, 60)])
+        self.run_folder('monday/dense_seed1', [(10, 60)])
+        self.run_folder('tuesday/dense_seed0', [(10, 60)], link=5.0)
+        self.assertEqual(self.rows()['dense', '20']['seeds'], 2)
+        self.run_folder('tuesday/dense_mbps20_seed0', [(10, 60)])
+        with self.assertRaisesRegex(summary.Unreadable, 'tuesday/dense_mbps20_seed0: .*'
+                                    'monday/dense_seed0 has the same method, link and seed'):
             campaign.tabulate(self.root, 50)
 
     def test_the_command(self):
