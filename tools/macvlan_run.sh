@@ -89,7 +89,8 @@ in_subnet CONTAINER_IP
     die "NET_NAME is '$NET_NAME', expected letters, digits, '_', '.' and '-'"
 [[ -z $GPUS || $GPUS == all || $GPUS =~ ^[1-9][0-9]*$ ]] ||
     die "GPUS is '$GPUS', expected all, a number, or nothing"
-[[ $WORKDIR == /* ]] || die "WORKDIR is '$WORKDIR', expected a path from /"
+[[ $WORKDIR == /* && $WORKDIR != *:* ]] ||
+    die "WORKDIR is '$WORKDIR', expected a path from / without ':'"
 [ -d "$MOUNT" ] || die "MOUNT '$MOUNT' is no folder"
 MOUNT=$(cd "$MOUNT" && pwd)
 [[ $MOUNT != *:* ]] || die "MOUNT '$MOUNT' has a ':', which separates the parts of a mount"

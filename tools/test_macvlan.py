@@ -102,7 +102,8 @@ class Macvlan(unittest.TestCase):
         self.refused("NAME is '-x', expected letters, digits, '_', '.' and '-'", NAME='-x')
         self.refused("GPUS is '-1', expected all, a number, or nothing", GPUS='-1')
         self.refused("MOUNT '/nowhere' is no folder", MOUNT='/nowhere')
-        self.refused("WORKDIR is 'w', expected a path from /", WORKDIR='w')
+        for path in ('w', '/w:ro'):
+            self.refused(f"WORKDIR is '{path}', expected a path from / without ':'", WORKDIR=path)
         self.refused("ENGINE is 'lxc', expected docker or podman", ENGINE='lxc')
         self.refused('usage: tools/macvlan_run.sh [--dry-run]; all else is said by variables',
                      '--help')
