@@ -23,7 +23,8 @@ static void add_rank(uint32_t *ranks, size_t *n, uint32_t rank)
 static size_t ranks_of(const struct psgd_config *config, uint32_t ranks[MAX_RANKS])
 {
 	const struct psgd_config_compression *c = &config->compression;
-	size_t n = 0;
+	const char *choice = config->rank_control.choice;
+	size_t n = 0, listed;
 
 	if (!c->enable_powerSGD)
 		return 0;
@@ -35,9 +36,15 @@ static size_t ranks_of(const struct psgd_config *config, uint32_t ranks[MAX_RANK
 		add_rank(ranks, &n, config->adaptive_training.stages[i].base_matrix_rank);
 	for (unsigned i = 0; i < c->rank_schedule.ranges_count; i++)
 		add_rank(ranks, &n, c->rank_schedule.ranges[i].rank);
-	if (c->use_fixed_rank)
+	listed = n;
+	if (c->rank_schedule.ranges_count)
+		add_rank(ranks, &n, c->rank_schedule.default_rank);
+	/* else base_rank is at the start, and what some choices count from */
+	if (c->use_fixed_rank || (choice && strcmp(choice, "fixed") == 0))
 		add_rank(ranks, &n, c->fixed_rank_value);
-	if (n <= 1) {
+	else
+		add_rank(ranks, &n, c->base_rank);
+	if (listed <= 1) {
 		for (uint32_t rank = 1; rank <= c->max_rank && rank <= UINT32_MAX / 2; rank *= 2)
 			add_rank(ranks, &n, rank);
 	}
@@ -106,6 +113,21 @@ static json_t *notices(const struct psgd_config *config)
 	return list;
 }
 
+/* The most batches whose gradients make one step; SyncBatchNorm sums in each. */
+static unsigned most_batches(const struct psgd_config *config)
+{
+	const struct psgd_config_adaptive *a = &config->adaptive_training;
+	unsigned most = 1;
+
+	if (!a->enable || !config->compression.enable_adaptive_sync)
+		return 1;
+	for (unsigned i = 0; i < a->stages_count; i++) {
+		if (a->stages[i].base_sync_frequency > most)
+			most = a->stages[i].base_sync_frequency;
+	}
+	return most;
+}
+
 static json_t *describe(const struct psgd_config *config, const struct cli_model *model,
 	const struct cli_plan_options *options, char *error, size_t error_bytes)
 {
@@ -130,8 +152,9 @@ static json_t *describe(const struct psgd_config *config, const struct cli_model
 	json_object_set_new(plan, "compute_ms",
 		options->compute_ms > 0 ? json_real(options->compute_ms) : json_null());
 	json_object_set_new(plan, "dense_steps", json_integer(dense_steps));
-	json_object_set_new(
-		plan, "sync_bytes", json_integer(model->sync_values * (json_int_t)sizeof(float)));
+	json_object_set_new(plan, "sync_bytes",
+		json_integer(model->sync_values * (json_int_t)sizeof(float) *
+			     (json_int_t)most_batches(config)));
 	json_object_set_new(plan, "rank_control", json_string(control));
 	json_object_set_new(plan, "notices", notices(config));
 	json_object_set_new(plan, "ranks", rows);

@@ -22,7 +22,8 @@ static const char doc[] =
 	"an iteration, how many times smaller than the gradients they are, the memory that a "
 	"worker "
 	"needs for them, and the time on the configured link.\v"
-	"key=value changes a key of all files. Exit codes: 0 all are good, 2 one is not.";
+	"key=value changes a key of all files. The exit code is that of the first file that "
+	"is not good: 0 all are good, 2 a configuration, 1 the trainer failed, 5 the environment.";
 
 struct arguments {
 	struct cli_strings files, overrides;
@@ -86,8 +87,8 @@ static void print_link(const struct psgd_config *config, json_int_t workers)
 
 	printf("  %lld workers", (long long)workers);
 	if (net->enable) {
-		print_limit("out", net->egress_mbps > 0 ? net->egress_mbps : net->bandwidth_mbps);
-		print_limit("in", net->ingress_mbps > 0 ? net->ingress_mbps : net->bandwidth_mbps);
+		print_limit("out", net->egress_mbps);
+		print_limit("in", net->ingress_mbps);
 		printf(", delay %g ms", net->latency_ms);
 	} else {
 		printf(", no limit on the link");
@@ -139,7 +140,7 @@ static void print_plan(const struct psgd_config *config, const json_t *plan)
 		printf("  the first %lld steps are dense\n",
 			(long long)integer(plan, "dense_steps"));
 	if (integer(plan, "sync_bytes") > 0)
-		printf("  SyncBatchNorm: %lld bytes more in a step, not in these times\n",
+		printf("  SyncBatchNorm: at most %lld bytes more in a step, not in these times\n",
 			(long long)integer(plan, "sync_bytes"));
 	json_array_foreach(json_object_get(plan, "notices"), i, row)
 		printf("  note: %s\n", json_string_value(row));

@@ -50,7 +50,7 @@ static void leave(void)
 	ck_assert_int_eq(rmdir(folder), 0);
 }
 
-static json_t *plan(const char *override, double compute_ms)
+static json_t *plan_of(const char *const *overrides, size_t n, double compute_ms)
 {
 	struct cli_plan_options options = {
 		.trainer = "sh -c 'cat model.json'", .n_workers = 2, .compute_ms = compute_ms};
@@ -59,13 +59,18 @@ static json_t *plan(const char *override, double compute_ms)
 	json_t *out;
 	int code;
 
-	ck_assert_msg(psgd_config_load("c.yaml", &override, override ? 1 : 0, &config, error,
-			      sizeof(error)) == PSGD_OK,
+	ck_assert_msg(
+		psgd_config_load("c.yaml", overrides, n, &config, error, sizeof(error)) == PSGD_OK,
 		"%s", error);
 	out = cli_plan(config, &options, &code, error, sizeof(error));
 	ck_assert_msg(out != NULL, "%s", error);
 	psgd_config_free(&config);
 	return out;
+}
+
+static json_t *plan(const char *override, double compute_ms)
+{
+	return plan_of(&override, override ? 1 : 0, compute_ms);
 }
 
 static const json_t *row_of(const json_t *from, json_int_t rank)
@@ -95,6 +100,11 @@ static void is_near(const json_t *object, const char *key, double expected)
 
 START_TEST(bytes_and_memory)
 {
+	static const char *const accumulation[] = {
+		"adaptive_training={enable: true, stages: ["
+		"{name: a, start_epoch: 0, end_epoch: 0, base_sync_frequency: 3}, "
+		"{name: b, start_epoch: 1, end_epoch: 1, base_sync_frequency: 2}]}",
+		"compression.enable_adaptive_sync=true"};
 	json_t *p = plan(NULL, 0);
 	const json_t *row = row_of(p, 2);
 
@@ -119,6 +129,13 @@ START_TEST(bytes_and_memory)
 	p = plan("powerSGD={use_error_feedback: false, warm_start: false}", 0);
 	is(row_of(p, 2), "error_bytes", 0);
 	is(row_of(p, 2), "q_bytes", 0);
+	json_decref(p);
+	/* a step of several batches has the sums of each */
+	p = plan_of(accumulation, 1, 0);
+	is(p, "sync_bytes", 24);
+	json_decref(p);
+	p = plan_of(accumulation, 2, 0);
+	is(p, "sync_bytes", 3 * 24);
 	json_decref(p);
 }
 END_TEST
@@ -226,6 +243,7 @@ START_TEST(who_decides)
 		{NULL, "r=3"},
 		{"compression.enable_powerSGD=false", "dense in the whole run"},
 		{"compression={use_fixed_rank: true, fixed_rank_value: 2}", "r=2"},
+		{"rank_control={choice: fixed, candidates: [1, 2]}", "r=3"},
 		{"rank_control={cap: live, candidates: [1, 4], max_exposed: 0.25}",
 			"the largest of r=1, r=4 or dense that leaves at most 25 % of a step "
 			"exposed, followed while training runs"},
@@ -264,6 +282,31 @@ START_TEST(who_decides)
 }
 END_TEST
 
+/* Also where candidates or ranges are listed, and the rank is none of them. */
+START_TEST(who_decides_has_a_row)
+{
+	static const struct {
+		const char *override;
+		json_int_t rank;
+	} cases[] = {
+		{NULL, 3},
+		{"compression={use_fixed_rank: true, fixed_rank_value: 5}", 5},
+		{"rank_control={choice: fixed, candidates: [1, 2]}", 3},
+		{"rank_control={choice: lgreco, candidates: [1, 2]}", 3},
+		{"compression.rank_schedule={default_rank: 5, ranges: [{start_epoch: 0, "
+		 "end_epoch: 1, rank: 2}, {start_epoch: 2, end_epoch: 3, rank: 4}]}",
+			5},
+	};
+
+	for (size_t i = 0; i < CLI_COUNT(cases); i++) {
+		json_t *p = plan(cases[i].override, 0);
+
+		row_of(p, cases[i].rank);
+		json_decref(p);
+	}
+}
+END_TEST
+
 START_TEST(notices_are_listed)
 {
 	json_t *p = plan("accordion={ema_beta: 0.9, update_interval: 3}", 0), *list;
@@ -286,6 +329,7 @@ static Suite *suite(void)
 	tcase_add_test(t, times);
 	tcase_add_test(t, memory_is_a_sessions);
 	tcase_add_test(t, who_decides);
+	tcase_add_test(t, who_decides_has_a_row);
 	tcase_add_test(t, notices_are_listed);
 	suite_add_tcase(s, t);
 	return s;
