@@ -20,7 +20,8 @@ struct entries {
 /* Keys that may differ; one that ends in a dot is a whole section. */
 static const char *const places[] = {"dataset.root", "dataset.loader_threads",
 	"dataset.prefetch_batches", "threads", "communication.interface", "name", "save_dir",
-	"results_csv", "benchmark_save_dir", "rank_control.replay", NULL};
+	"results_csv", "benchmark_save_dir", "rank_control.replay",
+	"compression.calibration.save_dir", NULL};
 /* What a run that goes on may have otherwise: where its files are, how long it goes, its network.
  */
 static const char *const resumed[] = {"training.epochs", "training.max_iterations", "checkpoint.",
