@@ -1,5 +1,6 @@
 /* psgd batch: runs experiments one after the other. SPDX-License-Identifier: MIT */
 #include <argp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -212,6 +213,8 @@ int cli_batch(int argc, char **argv)
 		batch_print_list(&campaign.list, campaign.date,
 			a.place.identity.standalone ? 0 : campaign.workers[0].master_port);
 	} else {
+		/* a reader of our output that goes away must not take the campaign with it */
+		signal(SIGPIPE, SIG_IGN);
 		/* each run gets its identity by flags */
 		cli_forget_identity();
 		code = batch_campaign(&campaign);

@@ -6,6 +6,7 @@
 
 #define BATCH_MAX_ITEMS 4096
 #define BATCH_HASH_BYTES 17
+#define BATCH_STAMP_BYTES 96
 
 /* ---- batch_grid.c ---- */
 
@@ -35,8 +36,9 @@ struct batch_item {
 	char *save_dir;		      /* NULL: results/<date>/<name> */
 	struct cli_strings overrides; /* for psgd run; without save_dir */
 	char hash[BATCH_HASH_BYTES];  /* of what must be alike on all nodes */
-	int code;		      /* of the last try in this campaign; -1: none */
-	bool skipped;		      /* it was finished before */
+	char events[BATCH_STAMP_BYTES], checkpoints[BATCH_STAMP_BYTES]; /* of batch_item_remember */
+	int code;     /* of the last try in this campaign; -1: none */
+	bool skipped; /* it was finished before */
 };
 
 struct batch_list {
@@ -83,6 +85,13 @@ void batch_date(const struct batch_list *list, bool look, char out[16]);
 
 /* "new", "begun", "finished", "failed": what the folder says. */
 void batch_item_state(const struct batch_item *item, const char *date, char *out, size_t bytes);
+
+/* What is in the item's folder before this campaign's first try. */
+void batch_item_remember(struct batch_item *item, const char *date);
+
+/* Since then a run has begun there; it has taken the checkpoints for its own. */
+bool batch_item_began(const struct batch_item *item, const char *date);
+bool batch_item_saved(const struct batch_item *item, const char *date);
 
 /* base 0: each run takes a free port. */
 void batch_print_list(const struct batch_list *list, const char *date, uint32_t base);

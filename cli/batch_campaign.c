@@ -117,6 +117,7 @@ static struct verdict go_on(const struct play *play, size_t i)
 		item->skipped = campaign->resume && strcmp(state, "finished") == 0;
 		if (item->skipped)
 			continue;
+		batch_item_remember(item, campaign->date);
 		if (can_start(play, i))
 			return (struct verdict){
 				.item = i, .resume = campaign->resume && strcmp(state, "new") != 0};
@@ -129,19 +130,26 @@ static struct verdict go_on(const struct play *play, size_t i)
 static struct verdict judge(const struct play *play, const struct batch_report *all, uint32_t n)
 {
 	const struct batch_campaign *campaign = play->campaign;
+	struct batch_item *last;
 	int code;
 
 	for (uint32_t i = 0; i < n; i++) {
-		if (all[i].signal)
-			return end_with(128 + all[i].signal);
+		if (!all[i].signal)
+			continue;
+		if (play->last.item != SIZE_MAX)
+			item_at(play, play->last.item)->code = 128 + all[i].signal;
+		return end_with(128 + all[i].signal);
 	}
 	if (play->last.item == SIZE_MAX)
 		return go_on(play, campaign->start);
+	last = item_at(play, play->last.item);
 	code = worst_code(play, all, n);
 	if (can_be_their_echo(code) && somebody_came_back(play, all, n) &&
 		play->tries < MAX_TRIES && can_start(play, play->last.item))
-		return (struct verdict){.item = play->last.item, .resume = !campaign->smoke};
-	item_at(play, play->last.item)->code = code;
+		/* what is there may be an older run, which this campaign is to replace */
+		return (struct verdict){.item = play->last.item,
+			.resume = campaign->resume || batch_item_saved(last, campaign->date)};
+	last->code = code;
 	if (code != CLI_OK && !campaign->keep_going)
 		return end_with(code);
 	return go_on(play, play->last.item + 1);
@@ -351,7 +359,7 @@ static void prepare_node(struct play *play)
 	launch->local_rank = 0;
 	launch->local_size = 1;
 	launch->master_port = (uint16_t)(base_port(campaign) - 1);
-	play->node.token_file = campaign->place->token_file;
+	play->node.token_file = cli_token_file(campaign->place);
 	play->node.timeout_s =
 		GRACE_S + (campaign->place->rdzv_timeout >= 0 ? campaign->place->rdzv_timeout
 							      : DEFAULT_WAIT_S);
@@ -360,9 +368,13 @@ static void prepare_node(struct play *play)
 
 static void print_own_table(const struct play *play)
 {
-	char *table =
-		leads(play) ? batch_results(&play->campaign->list, play->campaign->date) : NULL;
+	char *table;
 
+	if (!leads(play))
+		return;
+	if (play->last.signal)
+		item_at(play, play->last.item)->code = 128 + play->last.signal;
+	table = batch_results(&play->campaign->list, play->campaign->date);
 	fputs(table ? table : "", stdout);
 	free(table);
 }

@@ -26,6 +26,15 @@ static size_t without_seed(const char *name)
 	return length;
 }
 
+/* The name says this seed. */
+static bool tells_seed(const char *name, uint64_t seed)
+{
+	char end[32];
+
+	snprintf(end, sizeof(end), "_seed%llu", (unsigned long long)seed);
+	return strcmp(name + without_seed(name), end) == 0;
+}
+
 static bool is_free(const char *key)
 {
 	for (size_t i = 0; i < CLI_COUNT(free_keys); i++) {
@@ -87,13 +96,14 @@ static char *text_of(const char *format, ...)
 	return text;
 }
 
-/* The folder must tell the seed, whoever names it; a folder in the file is for one item alone. */
-static void name_item(
-	struct batch_item *item, const struct psgd_config *config, const char *suffix, bool sweep)
+/*
+ * The folder must tell the seed, whoever names it; a folder in the file is for one item alone.
+ * With seeds the suffix ends in one.
+ */
+static void name_item(struct batch_item *item, const struct psgd_config *config, const char *suffix,
+	bool sweep, bool seeds)
 {
 	bool named = config->save_dir && !sweep;
-	bool has_seed =
-		strstr(suffix, "_seed") || without_seed(config->name) < strlen(config->name);
 	char end[320];
 
 	if (named) {
@@ -101,12 +111,12 @@ static void name_item(
 		item->save_dir = text_of("%s", config->save_dir);
 		return;
 	}
-	if (!sweep && has_seed) {
+	if (!sweep && tells_seed(config->name, config->seed)) {
 		item->name = text_of("%s", config->name);
 		return;
 	}
 	snprintf(end, sizeof(end), "%s", suffix);
-	if (!strstr(suffix, "_seed"))
+	if (!seeds)
 		snprintf(end, sizeof(end), "%s_seed%llu", suffix, (unsigned long long)config->seed);
 	item->name = text_of("%.*s%s", (int)without_seed(config->name), config->name, end);
 	if (config->save_dir) {
@@ -123,7 +133,7 @@ static void name_item(
 
 /* Takes the item over, also when it fails. */
 static int add_item(struct batch_list *list, struct batch_item *item,
-	const struct batch_source *source, const char *suffix, bool sweep)
+	const struct batch_source *source, const char *suffix, bool sweep, bool seeds)
 {
 	struct psgd_config *config = NULL;
 	char error[CLI_ERROR_BYTES] = "";
@@ -141,7 +151,7 @@ static int add_item(struct batch_list *list, struct batch_item *item,
 		batch_item_free(item);
 		return CLI_USAGE;
 	}
-	name_item(item, config, suffix, sweep);
+	name_item(item, config, suffix, sweep, seeds);
 	cli_strings_add(&item->overrides, "name=%s", item->name);
 	if (sweep) {
 		/* folders that one file names would be shared by all of its items */
@@ -180,7 +190,7 @@ static int add_point(struct batch_list *list, const struct batch_source *source,
 		batch_item_free(&item);
 		return CLI_USAGE;
 	}
-	return add_item(list, &item, source, suffix, sweep);
+	return add_item(list, &item, source, suffix, sweep, *seed != '\0');
 }
 
 /* The product of all axes; the last one turns fastest. */

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include <psgd/experiment/run.h>
@@ -62,6 +63,46 @@ void batch_item_state(const struct batch_item *item, const char *date, char *out
 	snprintf(out, bytes, "%s", state);
 }
 
+/* Tells what is under that name in an item's folder from what is there later; "": nothing. */
+static void stamp(const struct batch_item *item, const char *date, const char *name,
+	char out[BATCH_STAMP_BYTES])
+{
+	char dir[PATH_MAX], path[PATH_MAX + 16];
+	struct stat st;
+
+	out[0] = '\0';
+	batch_item_dir(item, date, dir, sizeof(dir));
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	if (stat(path, &st) == 0)
+		snprintf(out, BATCH_STAMP_BYTES, "%llu %lld.%09ld %lld",
+			(unsigned long long)st.st_ino, (long long)st.st_mtim.tv_sec,
+			st.st_mtim.tv_nsec, (long long)st.st_size);
+}
+
+void batch_item_remember(struct batch_item *item, const char *date)
+{
+	stamp(item, date, "events.jsonl", item->events);
+	stamp(item, date, "ckpt", item->checkpoints);
+}
+
+/* Every run writes its events, and nothing else does: they are truncated, or grow. */
+bool batch_item_began(const struct batch_item *item, const char *date)
+{
+	char now[BATCH_STAMP_BYTES];
+
+	stamp(item, date, "events.jsonl", now);
+	return strcmp(now, item->events) != 0;
+}
+
+/* A run that is not to go on removes older checkpoints before it makes its own. */
+bool batch_item_saved(const struct batch_item *item, const char *date)
+{
+	char now[BATCH_STAMP_BYTES];
+
+	stamp(item, date, "ckpt", now);
+	return strcmp(now, item->checkpoints) != 0;
+}
+
 static int name_width(const struct batch_list *list)
 {
 	size_t width = strlen("name");
@@ -106,7 +147,8 @@ static void print_numbers(FILE *out, const struct batch_item *item, const char *
 
 	batch_item_dir(item, date, dir, sizeof(dir));
 	snprintf(path, sizeof(path), "%s/status.json", dir);
-	if (item->code >= 0 || item->skipped)
+	/* what a smoke test left, or an item that never began, is an older run's */
+	if (item->skipped || (item->code >= 0 && batch_item_began(item, date)))
 		status = json_load_file(path, 0, NULL);
 	number_text(status, "test_accuracy", "%.2f", accuracy, sizeof(accuracy));
 	number_text(status, "seconds", "%.1f", seconds, sizeof(seconds));

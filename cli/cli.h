@@ -105,6 +105,9 @@ struct cli_place {
 /* The flags of a place, for commands that start or meet workers; its input is a cli_place. */
 extern const struct argp cli_place_argp;
 
+/* The file of --token-file, else of PSGD_TOKEN_FILE; NULL: none. */
+const char *cli_token_file(const struct cli_place *place);
+
 /* The number of a flag; a bad one ends the program with the usage. */
 int64_t cli_number(
 	struct argp_state *state, const char *flag, const char *arg, int64_t min, int64_t max);

@@ -50,7 +50,7 @@ static psgd_status meet(struct test *t, const struct psgd_launch *launch, struct
 	psgd_status status;
 
 	options.launch = launch;
-	options.token_file = t->place->token_file;
+	options.token_file = cli_token_file(t->place);
 	if (t->place->rdzv_timeout > 0)
 		options.timeout_ns = t->place->rdzv_timeout * 1000000000;
 	options.log = tell;

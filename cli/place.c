@@ -1,4 +1,6 @@
 /* The flags that say which workers are here and how they meet. SPDX-License-Identifier: MIT */
+#include <stdlib.h>
+
 #include "cli.h"
 
 enum key {
@@ -43,6 +45,13 @@ int64_t cli_number(
 		argp_error(state, "%s: '%s' is not a whole number from %lld to %lld", flag, arg,
 			(long long)min, (long long)max);
 	return value;
+}
+
+const char *cli_token_file(const struct cli_place *place)
+{
+	const char *named = place->token_file ? place->token_file : getenv("PSGD_TOKEN_FILE");
+
+	return named && *named ? named : NULL;
 }
 
 static error_t parse_identity(int key, char *arg, struct argp_state *state)

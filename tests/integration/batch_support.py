@@ -2,6 +2,7 @@
 import glob
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,6 +17,11 @@ dataset: {name: synthetic, batch_size: 16, train_limit: 512, test_limit: 64}
 training: {epochs: 1000, max_iterations: 4, learning_rate: 0.05}
 compression: {use_fixed_rank: true, fixed_rank_value: 2, max_rank: 4, start_power_iterations: 2}
 '''
+# Steps of two workers have a floor, so that a run can be caught in its middle.
+LIMITED = 'network_limits: {enable: true, method: model, latency_ms: 5}\n'
+# What a launcher, an outer run, or the user says to psgd.
+SAYS_SOMETHING = re.compile(r'(RANK|WORLD_SIZE|MASTER_ADDR|MASTER_PORT|MASTER_PORT_BASE|RESUME_FROM|'
+                            r'NCCL_IFNAME)$|PSGD_(?!(BIN|SOURCE)$)|OMPI_|PMI_')
 LONG = 120
 
 
@@ -37,13 +43,14 @@ def free_ports(n):
 class Node:
     """`psgd batch` in a folder; what it says goes to a file there."""
 
-    def __init__(self, folder, *arguments, **variables):
+    def __init__(self, folder, *arguments, stdout=None, binary=None, **variables):
         self.path = os.path.join(folder, f'said.{time.monotonic_ns()}')
-        environment = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE')}
+        environment = {k: v for k, v in os.environ.items() if not SAYS_SOMETHING.match(k)}
         environment.update(variables)
         with open(self.path, 'w') as out:
-            self.process = subprocess.Popen([os.environ['PSGD_BIN'], 'batch', *arguments],
-                                            cwd=folder, env=environment, stdout=out, stderr=out,
+            self.process = subprocess.Popen([binary or os.environ['PSGD_BIN'], 'batch', *arguments],
+                                            cwd=folder, env=environment,
+                                            stdout=out if stdout is None else stdout, stderr=out,
                                             stdin=subprocess.DEVNULL)
 
     def said(self):

@@ -2,6 +2,7 @@
 """Campaigns: what is run, in which order, on one node and on two that share nothing."""
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -9,11 +10,12 @@ import time
 
 sys.path.insert(0, os.path.join(os.environ['PSGD_SOURCE'], 'tools'))
 import tap_unittest  # noqa: E402
-from batch_support import (Case, CONFIG, free_ports, hash_of, processes_in, rows_of, run_of,
+from batch_support import (Case, CONFIG, LIMITED, free_ports, hash_of, processes_in, rows_of, run_of,
                            state_of, until)  # noqa: E402
 
 NAMES = ['a_seed7', 'b_seed7', 'c_seed7', 'd_seed7']
 ITERATIONS = 60
+TWO_WORKERS = ('--standalone', '--nproc-per-node=2')
 
 
 def items_of(text):
@@ -41,6 +43,13 @@ class OneNode(Case):
         self.assertEqual([name for _, name, _ in items_of(said)],
                          ['base_learning_rate1e-1_seed3', 'base_learning_rate0.2_seed3',
                           'base_learning_rate1e-1_seed1', 'base_learning_rate0.2_seed1'])
+        # a key that ends in seed is not the seed, and a name may tell another
+        code, said = self.batch('base.yaml', 'powerSGD.random_seed=[1,2]', '--list')
+        self.assertEqual([name for _, name, _ in items_of(said)],
+                         ['base_random_seed1_seed7', 'base_random_seed2_seed7'])
+        for name, expected in (('x_seed7', 'x_seed7'), ('x_seed3', 'x_seed7')):
+            code, said = self.batch('base.yaml', f'name={name}', '--list')
+            self.assertEqual([name for _, name, _ in items_of(said)], [expected])
         # lists as values
         code, said = self.batch('base.yaml', 'training.milestones=[[1, 2],[3]]', '--list')
         self.assertEqual([name for _, name, _ in items_of(said)],
@@ -66,7 +75,7 @@ class OneNode(Case):
         self.write('lists/of.txt', '# first b\n../set/b.yaml   # and so on\n\n'
                    '../set/a.yaml seed=0:2 training.epochs=2\n')
         code, said = self.batch('set', '--list')
-        self.assertEqual([name for _, name, _ in items_of(said)], ['other_seed1', 'b_seed7'])
+        self.assertEqual([name for _, name, _ in items_of(said)], ['other_seed7', 'b_seed7'])
         code, said = self.batch('lists/of.txt', 'training.max_iterations=2', '--list')
         self.assertEqual([name for _, name, _ in items_of(said)],
                          ['b_seed7', 'other_seed0', 'other_seed1'])
@@ -132,6 +141,29 @@ class OneNode(Case):
         self.assertEqual([rest for _, _, rest in items_of(said)],
                          ['29500  finished', '29501  finished'])
 
+    def test_numbers_are_of_this_campaign(self):
+        self.write('a.yaml')
+        code, said = self.batch('a.yaml', '--standalone')
+        self.assertRegex(items_of(said)[0][2], r'^finished +\d+\.\d\d')
+        code, said = self.batch('a.yaml', '--standalone', '--smoke')
+        self.assertEqual((code, items_of(said)[0][2].split()), (0, ['finished', '-', '-', '-']), said)
+        made = run_of(self.root, 'a_seed7')
+        code, said = self.batch('a.yaml', '--standalone', '--overwrite', PSGD_CPU='none')
+        self.assertEqual((code, items_of(said)[0][2].split()),
+                         (2, ['failed', '(2)', '-', '-', '-']), said)
+        self.assertEqual(run_of(self.root, 'a_seed7'), made)
+
+    def test_reader_goes_away(self):
+        """Of a campaign's output: it does not take the campaign with it."""
+        self.write('a.yaml')
+        ours, theirs = os.pipe()
+        os.close(ours)
+        node = self.start('', 'a.yaml', 'seed=0:2', '--standalone', stdout=theirs)
+        os.close(theirs)
+        self.assertEqual(node.end(), 0, node.said())
+        self.assertEqual([state_of(self.root, f'a_seed{seed}') for seed in (0, 1)],
+                         ['finished'] * 2)
+
     def test_campaign_keeps_its_date(self):
         self.write('a.yaml')
         self.write('results/20200102/a_seed1/status.json', '{"state": "finished"}')
@@ -157,10 +189,10 @@ class OneNode(Case):
 
     def test_nohup(self):
         """A terminal that hangs up ends a campaign, but not one that was started by nohup."""
-        self.write('a.yaml', CONFIG.replace('iterations: 4', 'iterations: 100'))
+        self.write('a.yaml', CONFIG.replace('iterations: 4', 'iterations: 60') + LIMITED)
         for handler, ends in ((signal.SIG_DFL, 129), (signal.SIG_IGN, 0)):
             before = signal.signal(signal.SIGHUP, handler)
-            node = self.start('', 'a.yaml', 'seed=0:2', '--standalone', '--overwrite')
+            node = self.start('', 'a.yaml', 'seed=0:2', *TWO_WORKERS, '--overwrite')
             signal.signal(signal.SIGHUP, before)
             until(lambda: len(rows_of(self.root, 'a_seed0')) > 5, 'the first item')
             for path in processes_in(self.root):
@@ -171,12 +203,12 @@ class OneNode(Case):
             os.rename(self.at('results'), self.at(f'results.{ends}'))
 
     def test_interrupted_without_checkpoints(self):
-        self.write('a.yaml', CONFIG.replace('iterations: 4', 'iterations: 60'))
-        node = self.start('', 'a.yaml', 'seed=0:2', '--standalone')
+        self.write('a.yaml', CONFIG.replace('iterations: 4', 'iterations: 60') + LIMITED)
+        node = self.start('', 'a.yaml', 'seed=0:2', *TWO_WORKERS)
         until(lambda: len(rows_of(self.root, 'a_seed0')) > 5, 'the first item')
         node.kill()
         until(lambda: not processes_in(self.root), 'the end of its run')
-        code, said = self.batch('a.yaml', 'seed=0:2', '--standalone', '--resume')
+        code, said = self.batch('a.yaml', 'seed=0:2', *TWO_WORKERS, '--resume')
         self.assertEqual((code, begun(said)), (0, ['0', '1']), said)
         self.assertEqual([len(rows_of(self.root, f'a_seed{seed}')) for seed in (0, 1)], [60, 60])
 
@@ -205,7 +237,7 @@ class TwoNodes(Case):
             for name in 'abcd':
                 self.write(f'{host}/set/{name}.yaml',
                            CONFIG.replace('iterations: 4', f'iterations: {ITERATIONS}') +
-                           'checkpoint: {every_iters: 10}\n')
+                           LIMITED + 'checkpoint: {every_iters: 10}\n')
 
     def node(self, worker, *arguments):
         return self.start('AB'[worker], 'set', f'--rank={worker}', '--world-size=2',
@@ -266,8 +298,34 @@ class TwoNodes(Case):
             nodes[worker].process.send_signal(signal.SIGINT)
             self.assertEqual([node.end() for node in nodes], [130, 130])
             self.assertEqual(begun(nodes[0].said()), ['1'])
+            self.assertRegex(items_of(nodes[0].said())[1][2], r'^failed \(130\)')
             until(lambda: not processes_in(self.at('A')) + processes_in(self.at('B')), 'the ends')
             os.rename(run_of(self.at('A'), NAMES[1]), self.at('A', str(worker)))
+
+    def test_replaced_run_is_not_resumed(self):
+        """A node is lost before the new run has begun: what is there is the old run."""
+        for host in 'AB':
+            self.write(f'{host}/one.yaml', CONFIG + 'checkpoint: {every_iters: 2}\n')
+        self.write('slow/psgd-train-image', '#!/bin/sh\nexec sleep 1000\n')
+        slow = shutil.copy(os.environ['PSGD_BIN'], self.at('slow'))
+        os.chmod(self.at('slow/psgd-train-image'), 0o755)
+
+        def node(worker, *arguments, **rest):
+            return self.start('AB'[worker], 'one.yaml', f'--rank={worker}', '--world-size=2',
+                              f'--master-port={self.base}', '--rdzv-timeout=4', *arguments, **rest)
+        for one in [node(0), node(1)]:
+            self.assertEqual(one.end(), 0, one.said())
+        leader = node(0, '--overwrite')
+        built = os.path.join(os.path.dirname(os.environ['PSGD_BIN']), '..', 'lib')
+        lost = node(1, binary=slow, LD_LIBRARY_PATH=f'{built}:{built}/experiment')
+        until(lambda: len(processes_in(self.at('B'))) == 3, 'a trainer that does nothing', 30)
+        lost.kill()
+        again = node(1)
+        for one in (leader, again):
+            self.assertEqual(one.end(), 0, one.said())
+        self.assertEqual(begun(leader.said()), ['0', '0'])
+        self.assertNotIn('resumed', leader.said())
+        self.assertRegex(items_of(leader.said())[0][2], r'^finished +\d+\.\d\d')
 
     def test_lists_are_compared(self):
         for text, said in (
@@ -303,9 +361,10 @@ class TwoNodes(Case):
             'B/there/worker3.log')], [True] * 4)
         self.write('B/token', 'fedcba9876543210')
         nodes = [self.start('AB'[worker], 'one.yaml', f'--rank={worker}', '--world-size=2',
-                            f'--master-port={self.base}', '--token-file=token', '--overwrite',
-                            '--rdzv-timeout=2') for worker in (0, 1)]
+                            f'--master-port={self.base}', '--overwrite', '--rdzv-timeout=2',
+                            PSGD_TOKEN_FILE='token') for worker in (0, 1)]
         self.assertEqual(nodes[1].end(), 5)
+        self.assertEqual(begun(nodes[1].said()), [])
         self.assertIn('refused this worker', nodes[1].said())
         nodes[0].kill()
 
