@@ -65,6 +65,18 @@ static void positional(struct arguments *a, char *arg, struct argp_state *state)
 		argp_error(state, "'%s' is not key=value (a trainer goes after --)", arg);
 }
 
+/* A flag that says something about a run; NULL if none is given. */
+static const char *other_than_test(const struct arguments *a)
+{
+	if (a->dry_run)
+		return "--dry-run";
+	if (a->smoke)
+		return "--smoke";
+	if (a->resume)
+		return "--resume";
+	return a->overwrite ? "--overwrite" : NULL;
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *a = state->input;
@@ -103,6 +115,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		if (a->resume && (a->overwrite || a->smoke))
 			argp_error(state, "--resume keeps what %s removes",
 				a->smoke ? "--smoke" : "--overwrite");
+		if (a->network_test && other_than_test(a))
+			argp_error(state, "--network-test makes no run; %s has no meaning with it",
+				other_than_test(a));
 		break;
 	case ARGP_KEY_INIT:
 		state->child_inputs[0] = &a->place;
@@ -137,6 +152,7 @@ static bool read_arguments(int argc, char **argv, struct arguments *a, char ***c
 		cli_strings_add(&a->overrides, "training.max_iterations=%d", SMOKE_ITERATIONS);
 		cli_strings_add(&a->overrides, "checkpoint.every_iters=%d", SMOKE_ITERATIONS);
 		cli_strings_add(&a->overrides, "benchmark_save_dir=null");
+		cli_strings_add(&a->overrides, "compression.calibration.save_dir=null");
 	}
 	return true;
 }

@@ -88,6 +88,10 @@ static const struct refused {
 	{"run good.yaml --rdzv-timeout soon",
 		"psgd run: --rdzv-timeout: 'soon' is not a whole number from 1 to 86400" SEE_RUN},
 	{"run good.yaml --resume", "psgd run: option '--resume' requires an argument" SEE_RUN},
+	{"run good.yaml --network-test --smoke",
+		"psgd run: --network-test makes no run; --smoke has no meaning with it" SEE_RUN},
+	{"run good.yaml --resume=auto --network-test",
+		"psgd run: --network-test makes no run; --resume has no meaning with it" SEE_RUN},
 	{"run good.yaml other.yaml",
 		"psgd run: 'other.yaml' is not key=value (a trainer goes after --)" SEE_RUN},
 	{"run", "psgd run: CONFIG is missing" SEE_RUN},
@@ -127,6 +131,12 @@ START_TEST(all_files_are_validated)
 		"zero.yaml:6:55: compression.fixed_rank_value: " NO_RANK "\n"
 		"type.yaml:6:10: threads: expected a whole number, got 'two'\n");
 	ck_assert_ptr_nonnull(strstr(ended.out, "good.yaml: ok\n"));
+	/* a 0 that was given is no limit, whatever the bandwidth says */
+	ended = run_psgd("validate good.yaml network_limits.enable=true "
+			 "network_limits.bandwidth_mbps=100 network_limits.egress_mbps=0 "
+			 "network_limits.ingress_mbps=7",
+		20);
+	ck_assert_msg(strstr(ended.out, ", out unlimited, in 7 Mbit/s, ") != NULL, "%s", ended.out);
 }
 END_TEST
 

@@ -314,12 +314,16 @@ START_TEST(smoke_leaves_no_folder)
 	struct ended ended;
 
 	write_config("fixed.yaml", "100", fixed_rank);
-	ended = run_psgd("run fixed.yaml --standalone --nproc-per-node 2 --smoke save_dir=s", 60);
+	ended = run_psgd("run fixed.yaml --standalone --nproc-per-node 2 --smoke save_dir=s "
+			 "benchmark_save_dir=b compression.calibration.save_dir=c "
+			 "compression.calibration.enable=true compression.use_fixed_rank=false",
+		60);
 	ck_assert_msg(ended.code == 0, "%s%s", ended.out, ended.err);
 	ck_assert_ptr_nonnull(strstr(ended.out, "finished: smoke test, 5 iterations, "));
 	ck_assert_ptr_nonnull(
 		strstr(ended.out, "checkpoint of iteration 5 written and read back\n"));
 	ck_assert(!exists("s") && !exists("s.smoke"));
+	ck_assert(!exists("b") && !exists("c"));
 }
 END_TEST
 
