@@ -128,8 +128,9 @@ class Plan:
 class Entry:
     """Runs of a key, and what must hold for them."""
 
-    def __init__(self, judge, *runs, make=Run):
+    def __init__(self, judge, *runs, make=Run, alone=False):
         self.judge = judge
+        self.alone = alone  # its runs are timed: nothing else may run then
         self.runs = [tuple(run.split(';')) if run else () for run in runs]
         self.make = make
 
@@ -181,11 +182,16 @@ def fails(*runs, code, message):
     return Entry(judge, *runs)
 
 
-def more(what, *runs, by=1.0):
+def more(what, *runs, by=1.0, alone=False):
     """What the second run has is more than `by` times what the first one has."""
     def judge(test, first, second):
         test.assertGreater(what(second), by * what(first))
-    return Entry(judge, *runs)
+    return Entry(judge, *runs, alone=alone)
+
+
+def longer(time, *runs, by=1.0):
+    """more() of a time, measured while no other run goes on."""
+    return more(time, *runs, by=by, alone=True)
 
 
 def exists(pattern, *runs):

@@ -4,7 +4,8 @@
 TABLE has an entry for every key in configs/README.md, which is complete by another test. An entry
 says which short runs to make and what must differ between them: bytes, ranks, learning rates,
 files, times, or the hash of the parameters. What a run only repeats in resolved.yaml is no effect.
-Runs are shared, and a few of them go at a time.
+Runs are shared, and a few of them go at a time; those whose times are compared go one by one, after
+the others.
 
 PSGD_BIN and TRAINER_BIN are the programs, CONFIGS the folder configs/.
 """
@@ -18,8 +19,8 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(os.environ['CONFIGS']), 'tools'))
 import keys_support as keys  # noqa: E402
 import tap_unittest  # noqa: E402
-from keys_support import (column, differ, exists, fails, more, notice, params,  # noqa: E402
-                          plan_differs, ranks, rates, refused, wire)
+from keys_support import (column, differ, exists, fails, longer, more, notice,  # noqa: E402
+                          params, plan_differs, ranks, rates, refused, wire)
 
 AT_ONCE = 4
 
@@ -332,41 +333,41 @@ TABLE = {
                                  'rank_control={choice: replay, replay: events2.jsonl}'),
     'rank_control.dwell_iters': pair(ranks, LIVE, 'dwell_iters: 2', 'dwell_iters: 9'),
 
-    'network_limits.enable': more(wire, '', SLOW, by=1.5),
+    'network_limits.enable': longer(wire, '', SLOW, by=1.5),
     'network_limits.method': refused('network_limits.method=tc', "'tc' is not available"),
     'network_limits.interface': fails('network_limits.interface=lo',
                                       'network_limits.interface=none7', code=5,
                                       message='none7'),
-    'network_limits.bandwidth_mbps': more(
+    'network_limits.bandwidth_mbps': longer(
         wire, 'network_limits={enable: true, bandwidth_mbps: 200}',
         'network_limits={enable: true, bandwidth_mbps: 20}', by=1.5),
-    'network_limits.egress_mbps': more(
+    'network_limits.egress_mbps': longer(
         wire, 'network_limits={enable: true, egress_mbps: 200, ingress_mbps: 0}',
         'network_limits={enable: true, egress_mbps: 20, ingress_mbps: 0}', by=1.5),
-    'network_limits.ingress_mbps': more(
+    'network_limits.ingress_mbps': longer(
         wire, 'network_limits={enable: true, ingress_mbps: 200}',
         'network_limits={enable: true, ingress_mbps: 20}', by=1.5),
-    'network_limits.latency_ms': more(wire, 'network_limits={enable: true, latency_ms: 1}',
-                                      'network_limits={enable: true, latency_ms: 30}', by=2),
-    'network_limits.loss_pct': more(
+    'network_limits.latency_ms': longer(wire, 'network_limits={enable: true, latency_ms: 1}',
+                                        'network_limits={enable: true, latency_ms: 30}', by=2),
+    'network_limits.loss_pct': longer(
         wire, 'network_limits={enable: true, latency_ms: 5, bandwidth_mbps: 200}',
         'network_limits={enable: true, latency_ms: 5, bandwidth_mbps: 200, loss_pct: 30}', by=1.5),
-    'network_limits.burst_bytes': more(wire, SLOW + ';network_limits.burst_bytes=1000000000',
-                                       SLOW, by=1.5),
+    'network_limits.burst_bytes': longer(wire, SLOW + ';network_limits.burst_bytes=1000000000',
+                                         SLOW, by=1.5),
     'network_limits.target_ip': refused('network_limits.target_ip=10.0.0.1',
                                         'acts with method tc only'),
     'network_limits.auto_cleanup': refused('network_limits.auto_cleanup=false',
                                            'limits always end with the run'),
-    'network_limits.schedule': more(late, CHANGE, CHANGE + ';network_limits.schedule=', by=1.5),
+    'network_limits.schedule': longer(late, CHANGE, CHANGE + ';network_limits.schedule=', by=1.5),
     'network_limits.schedule[].at_iteration': pair(
-        lambda *r: more(late, *r, by=1.5), CHANGE, 'at_iteration: 6', 'at_iteration: 1000'),
+        lambda *r: longer(late, *r, by=1.5), CHANGE, 'at_iteration: 6', 'at_iteration: 1000'),
     'network_limits.schedule[].egress_mbps': pair(
-        lambda *r: more(late, *r, by=1.5), CHANGE, 'egress_mbps: 2000', 'egress_mbps: 10'),
+        lambda *r: longer(late, *r, by=1.5), CHANGE, 'egress_mbps: 2000', 'egress_mbps: 10'),
     'network_limits.schedule[].ingress_mbps': pair(
-        lambda *r: more(late, *r, by=1.5), CHANGE, 'ingress_mbps: 2000', 'ingress_mbps: 10'),
+        lambda *r: longer(late, *r, by=1.5), CHANGE, 'ingress_mbps: 2000', 'ingress_mbps: 10'),
     'network_limits.schedule[].latency_ms': pair(
-        lambda *r: more(late, *r, by=1.5), CHANGE, 'latency_ms: 0.1', 'latency_ms: 20'),
-    'network_limits.jitter_ms': more(
+        lambda *r: longer(late, *r, by=1.5), CHANGE, 'latency_ms: 0.1', 'latency_ms: 20'),
+    'network_limits.jitter_ms': longer(
         spread, JITTER, JITTER + ';network_limits.jitter_ms=60', by=2),
 
     'communication.transport': refused('communication.transport=nccl', 'expected gloo'),
@@ -374,8 +375,8 @@ TABLE = {
                                      'communication.interface=none7', code=5, message='none7'),
     'communication.check_every': more(lambda run: run.total('control_bytes'), '',
                                       'communication.check_every=1'),
-    'communication.overlap': more(lambda run: run.total('hidden_wire_time'),
-                                  SLOW + ';communication.overlap=false', SLOW),
+    'communication.overlap': longer(lambda run: run.total('hidden_wire_time'),
+                                    SLOW + ';communication.overlap=false', SLOW),
     'communication.measure': exists('{}/env_metrics_rank0_*.txt', 'communication.measure=true'),
     'communication.timeout_s': fails(
         SLOW, SLOW + ';network_limits.latency_ms=3000;communication.timeout_s=0.5', code=4,
@@ -419,9 +420,12 @@ class Keys(unittest.TestCase):
         wanted = dict.fromkeys((entry.make, run) for entry in TABLE.values()
                                for run in entry.runs)
         wanted[keys.Run, OLDER] = None
-        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-            for number, (make, run) in enumerate(wanted):
-                cls.results[make, run] = pool.submit(make, number, run)
+        timed = {(entry.make, run) for entry in TABLE.values() if entry.alone for run in entry.runs}
+        for alone, at_once in ((False, AT_ONCE), (True, 1)):
+            with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+                for number, key in enumerate(wanted):
+                    if (key in timed) == alone:
+                        cls.results[key] = pool.submit(key[0], number, key[1])
 
     @classmethod
     def tearDownClass(cls):
