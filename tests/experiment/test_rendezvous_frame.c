@@ -232,6 +232,9 @@ static const struct {
 		"threads: 2\ndataset: {root: /b, loader_threads: 2, prefetch_batches: "
 		"3}\nsave_dir: y\nname: p\n",
 		""},
+	{"compression: {calibration: {save_dir: /a, csv_name: c}}\n",
+		"compression: {calibration: {save_dir: /b, csv_name: d}}\n",
+		"compression.calibration.csv_name: worker 0 has c, worker 3 has d"},
 };
 
 START_TEST(differences_are_listed)

@@ -10,8 +10,8 @@ import time
 
 sys.path.insert(0, os.path.join(os.environ['PSGD_SOURCE'], 'tools'))
 import tap_unittest  # noqa: E402
-from batch_support import (Case, CONFIG, LIMITED, free_ports, hash_of, processes_in, rows_of, run_of,
-                           state_of, until)  # noqa: E402
+from batch_support import (Case, CONFIG, LIMITED, free_ports, hash_of, processes_in,  # noqa: E402
+                           rows_of, run_of, state_of, until)
 
 NAMES = ['a_seed7', 'b_seed7', 'c_seed7', 'd_seed7']
 ITERATIONS = 60
@@ -146,7 +146,8 @@ class OneNode(Case):
         code, said = self.batch('a.yaml', '--standalone')
         self.assertRegex(items_of(said)[0][2], r'^finished +\d+\.\d\d')
         code, said = self.batch('a.yaml', '--standalone', '--smoke')
-        self.assertEqual((code, items_of(said)[0][2].split()), (0, ['finished', '-', '-', '-']), said)
+        self.assertEqual((code, items_of(said)[0][2].split()),
+                         (0, ['finished', '-', '-', '-']), said)
         made = run_of(self.root, 'a_seed7')
         code, said = self.batch('a.yaml', '--standalone', '--overwrite', PSGD_CPU='none')
         self.assertEqual((code, items_of(said)[0][2].split()),
