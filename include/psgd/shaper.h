@@ -55,7 +55,7 @@ struct psgd_shaper {
  * There is no congestion control: the rate stays what it is.
  *
  * On success *out is the caller's; on failure zeroed. Errors: INVALID (negative delay or jitter,
- * jitter above delay, all frames lost), NOMEM. Any thread.
+ * jitter above delay, all frames lost, reserved not 0), NOMEM. Any thread.
  */
 PSGD_API psgd_status psgd_shaper_model(const struct psgd_link *link, struct psgd_shaper *out);
 

@@ -158,8 +158,8 @@ static int64_t model_admit(void *self, const struct psgd_message *message, int64
 static psgd_status check_link(struct psgd_link *out, const struct psgd_link *in)
 {
 	PSGD__TRY(psgd__copy_options(out, sizeof(*out), in));
-	if (out->delay_ns < 0 || out->jitter_ns < 0 || out->jitter_ns > out->delay_ns ||
-		out->loss_ppm >= PPM)
+	if (out->reserved || out->delay_ns < 0 || out->jitter_ns < 0 ||
+		out->jitter_ns > out->delay_ns || out->loss_ppm >= PPM)
 		return PSGD_ERR_INVALID;
 	return PSGD_OK;
 }

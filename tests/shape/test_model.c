@@ -232,6 +232,9 @@ START_TEST(test_change_is_refused)
 
 	bad.delay_ns = -1;
 	ck_assert_int_eq(psgd_shaper_set_link(&s, &bad), PSGD_ERR_INVALID);
+	bad = link;
+	bad.reserved = 1;
+	ck_assert_int_eq(psgd_shaper_set_link(&s, &bad), PSGD_ERR_INVALID);
 	ck_assert_int_eq(psgd_shaper_set_link(NULL, &link), PSGD_ERR_INVALID);
 	ck_assert_int_eq(psgd_shaper_set_link(&none, &link), PSGD_ERR_INVALID);
 	ck_assert_int_eq(psgd_shaper_set_link(&old, &link), PSGD_ERR_UNSUPPORTED);
