@@ -63,7 +63,7 @@ struct psgd_ema_options {
 	double critical;	 /* 0: 1.2 */
 	double relaxed;		 /* below critical; 0: 0.95 */
 	uint64_t interval_steps; /* 0: 100 */
-	/* Not 0: the candidates are min_rank, half of this and this, as far as they differ. */
+	/* Not 0: candidates are min_rank, half of this and this; min_rank and one more if equal. */
 	uint32_t base_rank, reserved;
 };
 
@@ -72,8 +72,8 @@ struct psgd_ema_options {
  * max_rank while the norm of worker 0's own gradient, summed over a window, changes by `threshold`
  * of what it was or more, and in the first window; min_rank else. A window is one epoch out of
  * `stride`, or `stride` steps on end. After a drop of the learning rate all layers are at max_rank
- * until the end of the next window. Costs a decision and LOCAL_SUM in every step and LOCAL_NORMS
- * once a window.
+ * until the end of the next window. Costs LOCAL_SUM and a decision in every step, with no_lr_drop a
+ * decision at the end of windows and epochs only, and LOCAL_NORMS once a window.
  */
 struct psgd_accordion_options {
 	size_t size;
@@ -93,7 +93,7 @@ struct psgd_accordion_options {
 struct psgd_lgreco_options {
 	size_t size;
 	uint64_t adjust_steps; /* 0: 100 */
-	uint64_t sample_steps; /* at most adjust_steps; 0: 10 */
+	uint64_t sample_steps; /* at most adjust_steps; 0: 10, or adjust_steps */
 	double alpha;	       /* 0: 1 */
 	double low, high;      /* 0: 0.5 and 2 */
 	uint32_t base_rank;    /* 0: 4 */
@@ -109,9 +109,9 @@ struct psgd_lgreco_options {
 struct psgd_entropy_options {
 	size_t size;
 	uint64_t window_steps; /* 0: 1000 */
-	uint64_t sample_every; /* at most window_steps; 0: 10 */
-	uint32_t slew;	       /* most that the rank moves in a window, at least round_to; 0: 4 */
-	uint32_t round_to;     /* rounded down to a multiple of this; 0: 2 */
+	uint64_t sample_every; /* at most window_steps; 0: 10, or window_steps */
+	uint32_t slew; /* most that the rank moves in a window, at least round_to; 0: 4, or that */
+	uint32_t round_to; /* rounded down to a multiple of this; 0: 2, or 1 if slew is 1 */
 };
 
 /* Costs a decision and TIMING in every step. */

@@ -100,8 +100,10 @@ static psgd_status calibration_decide(
 	(void)seen;
 	pthread_mutex_lock(&cal->lock);
 	if (cal->measured.has_rows) {
+		uint64_t before = cal->measured.best;
+
 		select_best(cal, &cal->measured);
-		out->moved = true;
+		out->moved = cal->measured.best != before;
 	}
 	out->rank = cal->candidates.rank[cal->measured.best];
 	if (cal->measured.selected) {
@@ -202,6 +204,7 @@ psgd_status psgd__cap_calibration(const struct psgd_calibration_options *options
 	struct cap_calibration *cal;
 
 	PSGD__TRY(psgd__take_options(&in, sizeof(in), options, "calibration", refusal));
+	PSGD__TRY(psgd__check_reserved(&in.reserved, sizeof(in.reserved), "calibration", refusal));
 	PSGD__TRY(psgd__check_share(&in.max_exposed, "calibration.max_exposed", refusal));
 	cal = psgd__calloc(1, sizeof(*cal));
 	if (!cal)

@@ -25,6 +25,7 @@
 #define SOON 4		/* dwells within which a step down takes a step up back */
 #define MAX_PATIENCE 16 /* dwells at most between two steps up */
 #define MAX_DWELL (UINT64_MAX / (SOON * MAX_PATIENCE))
+#define MOST_NS 1e18 /* that are a time */
 
 /* Work of encoding and decoding at rank r, until it has been measured: 1 + r / 8; dense: */
 #define DENSE_WORK 0.3
@@ -36,7 +37,7 @@ struct codec_times {
 /* Per bucket; the history is a ring over steps. */
 struct bucket_profile {
 	double lead[HISTORY]; /* ready so long before the end of compute: steadier than ready */
-	struct codec_times codec[HISTORY]; /* at the rank in force */
+	struct codec_times codec[HISTORY]; /* at the rank of the steps */
 	double lead_median;
 	struct codec_times settled; /* medians at settled_rank */
 };
@@ -46,15 +47,17 @@ struct state {
 	struct psgd__link_fit fit;
 	double compute[HISTORY];
 	size_t n_buckets;
-	size_t n_steps, n_codec; /* ever seen with these buckets, with this rank */
-	uint32_t rank, settled_rank;
-	struct codec_times settled;			/* over all buckets */
+	size_t n_steps, n_codec;     /* ever seen with these buckets, with this rank */
+	uint32_t rank, settled_rank; /* of what was sent; the largest in force when it is mixed */
+	struct codec_times settled;  /* over all buckets */
 	struct codec_times known[PSGD__MAX_CANDIDATES]; /* the same at each candidate; 0: never */
 
 	size_t at; /* the cap */
 	uint64_t observed;
 	uint64_t moved_step, up_step, rank_step; /* the last move, step up, change of rank */
-	uint8_t has_moved, has_gone_up, placed, reserved[5];
+	uint8_t has_moved, has_gone_up, placed;
+	uint8_t mixed; /* what is sent is no one rank's: it says nothing of a candidate */
+	uint8_t reserved[4];
 	uint32_t clear, over; /* decisions in a row below CLEAR, above the limit */
 	uint32_t patience, reserved32;
 };
@@ -85,6 +88,46 @@ static uint32_t rank_in_force(const struct psgd_observation *seen)
 			rank = seen->ranks[i];
 	}
 	return psgd__comparable(rank);
+}
+
+/* *sends: whether all buckets of the step were sent as they would be at a rank. */
+static psgd_status sent_at(const struct psgd_observation *seen, uint32_t rank, bool *sends)
+{
+	uint64_t planned = 0, sent = 0;
+
+	for (size_t b = 0; b < seen->n_buckets; b++) {
+		struct psgd_plan plan = PSGD_INIT(psgd_plan);
+
+		PSGD__TRY(seen->plan(seen->plan_user, b, psgd__public(rank), &plan));
+		for (uint32_t i = 0; i < plan.n_rounds; i++)
+			planned += psgd_payload_bytes(&plan.round[i]) *
+				   (plan.round[i].kind == PSGD_ALLGATHER ? seen->n_workers : 1);
+	}
+	for (size_t i = 0; i < seen->n_messages; i++)
+		sent += seen->messages[i].bytes;
+	*sends = planned == sent;
+	return PSGD_OK;
+}
+
+/*
+ * The rank that the step's times are of: a start phase sends dense whatever is in force, and ranks
+ * that differ between tensors send what no one rank does.
+ */
+static psgd_status rank_of(const struct psgd_observation *seen, uint32_t *rank, bool *mixed)
+{
+	bool sends;
+
+	*rank = rank_in_force(seen);
+	PSGD__TRY(sent_at(seen, *rank, &sends));
+	*mixed = !sends;
+	if (sends)
+		return PSGD_OK;
+	PSGD__TRY(sent_at(seen, PSGD_RANK_DENSE, &sends));
+	if (sends) {
+		*rank = PSGD_RANK_DENSE;
+		*mixed = false;
+	}
+	return PSGD_OK;
 }
 
 static double median(const double *ring, size_t stride, size_t ever)
@@ -130,20 +173,24 @@ static void settle(struct cap_live *live)
 		live->s.settled.encode += p->settled.encode;
 		live->s.settled.decode += p->settled.decode;
 	}
-	for (size_t i = 0; i < live->candidates.n; i++) {
+	for (size_t i = 0; i < live->candidates.n && !live->s.mixed; i++) {
 		if (live->candidates.rank[i] == live->s.rank)
 			live->s.known[i] = live->s.settled;
 	}
 }
 
-/* Takes in a step. True when the link has changed, and not only the messages. */
-static bool observe(struct cap_live *live, const struct psgd_observation *seen)
+/* Takes in a step. *changed: the link has, and not only the messages. */
+static psgd_status observe(
+	struct cap_live *live, const struct psgd_observation *seen, bool *changed)
 {
-	uint32_t rank = rank_in_force(seen);
-	bool changed = psgd__link_fit_add(&live->s.fit, seen->messages, seen->n_messages);
+	uint32_t rank;
+	bool mixed;
 
-	if (rank != live->s.rank) {
+	PSGD__TRY(rank_of(seen, &rank, &mixed));
+	*changed = psgd__link_fit_add(&live->s.fit, seen->messages, seen->n_messages);
+	if (rank != live->s.rank || mixed != live->s.mixed) {
 		live->s.rank = rank;
+		live->s.mixed = mixed;
 		live->s.rank_step = seen->step;
 		live->s.n_codec = 0;
 	}
@@ -163,7 +210,8 @@ static bool observe(struct cap_live *live, const struct psgd_observation *seen)
 	if (live->s.n_codec >= SETTLED || !live->s.settled_rank)
 		settle(live);
 	live->s.observed++;
-	return changed && seen->step - live->s.rank_step > PSGD__FIT_STEPS;
+	*changed = *changed && seen->step - live->s.rank_step > PSGD__FIT_STEPS;
+	return PSGD_OK;
 }
 
 static double work_at(uint32_t rank)
@@ -202,8 +250,8 @@ static psgd_status share_at(
 		live->cost[b] = (struct psgd_cost_bucket){
 			.plan = &live->plan[b],
 			.ready_ns = (int64_t)fmax(0.0, compute - p->lead_median),
-			.encode_ns = (int64_t)(p->settled.encode * encode),
-			.decode_ns = (int64_t)(p->settled.decode * decode),
+			.encode_ns = (int64_t)fmin(p->settled.encode * encode, MOST_NS),
+			.decode_ns = (int64_t)fmin(p->settled.decode * decode, MOST_NS),
 		};
 	}
 	PSGD__TRY(psgd_cost_predict(live->cost, live->s.n_buckets, (int64_t)compute, &link, &cost));
@@ -323,12 +371,14 @@ static psgd_status live_decide(
 {
 	struct cap_live *live = self;
 	psgd_status status = PSGD_OK;
+	bool changed;
 
 	out->regime = "link_hold";
 	/* A step in which nothing was exchanged says nothing. */
 	if (!seen->first && seen->n_buckets && seen->n_messages) {
 		PSGD__TRY(fit_buckets(live, seen->n_buckets));
-		if (observe(live, seen))
+		PSGD__TRY(observe(live, seen, &changed));
+		if (changed)
 			live->s.patience = 1;
 		if (live->s.fit.n_steps && live->s.observed >= live->warmup_steps)
 			status = follow(live, seen, out);
@@ -351,11 +401,11 @@ static void live_destroy(void *self)
 	free(live);
 }
 
-/* Times are nanoseconds that 64 bits hold; what else is no time. */
-static bool are_times(const double *times, size_t n)
+/* Times are nanoseconds that 64 bits hold, from `least` on; what else is no time. */
+static bool are_times(const double *times, size_t n, double least)
 {
 	for (size_t i = 0; i < n; i++) {
-		if (!(fabs(times[i]) < 1e18))
+		if (!(times[i] >= least && times[i] < MOST_NS))
 			return false;
 	}
 	return true;
@@ -369,15 +419,27 @@ static bool possible(const void *self, const void *data, size_t n)
 	(void)n;
 	return s->at < live->candidates.n && s->patience >= 1 && s->patience <= MAX_PATIENCE &&
 	       s->n_steps < SIZE_MAX / 2 && s->n_codec < SIZE_MAX / 2 &&
-	       are_times(s->compute, HISTORY) && are_times(&s->settled.encode, 2) &&
-	       are_times(&s->known[0].encode, 2 * PSGD__MAX_CANDIDATES) &&
+	       are_times(s->compute, HISTORY, 0.0) && are_times(&s->settled.encode, 2, 0.0) &&
+	       are_times(&s->known[0].encode, 2 * PSGD__MAX_CANDIDATES, 0.0) &&
 	       psgd__link_fit_possible(&s->fit);
 }
 
 static bool profiles_possible(const void *self, const void *data, size_t n)
 {
+	const struct bucket_profile *profile = data;
+
 	(void)self;
-	return are_times(data, n * (sizeof(struct bucket_profile) / sizeof(double)));
+	for (size_t b = 0; b < n; b++) {
+		const struct bucket_profile *p = &profile[b];
+
+		/* A bucket may be ready after the end of compute, as workers differ. */
+		if (!are_times(p->lead, HISTORY, -MOST_NS) ||
+			!are_times(&p->lead_median, 1, -MOST_NS) ||
+			!are_times(&p->codec[0].encode, 2 * HISTORY, 0.0) ||
+			!are_times(&p->settled.encode, 2, 0.0))
+			return false;
+	}
+	return true;
 }
 
 static size_t live_pieces(void *self, struct psgd__state_piece *pieces)

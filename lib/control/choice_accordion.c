@@ -199,14 +199,23 @@ static bool possible(const void *self, const void *data, size_t n)
 	return ((const struct state *)data)->regime < N_REGIMES;
 }
 
+/* Layers of another session are found out here once the own are known, and else by fit_layers. */
+static bool layers_possible(const void *self, const void *data, size_t n)
+{
+	const struct accordion *a = self;
+
+	(void)data;
+	return !n || !a->n_layers || n == a->n_layers;
+}
+
 static size_t accordion_pieces(void *self, struct psgd__state_piece *pieces)
 {
 	struct accordion *a = self;
 
 	pieces[0] = (struct psgd__state_piece){
 		"control/accordion", &a->s, sizeof(a->s), NULL, possible};
-	pieces[1] = (struct psgd__state_piece){
-		"control/accordion/layers", &a->layers, sizeof(*a->layers), &a->n_layers, NULL};
+	pieces[1] = (struct psgd__state_piece){"control/accordion/layers", &a->layers,
+		sizeof(*a->layers), &a->n_layers, layers_possible};
 	return 2;
 }
 
@@ -222,6 +231,7 @@ psgd_status psgd__choice_accordion(const struct psgd_accordion_options *options,
 	if (!isfinite(in.threshold) || in.threshold < 0.0)
 		return psgd__refuse(refusal,
 			"accordion.threshold is %g; it must be finite and above 0", in.threshold);
+	PSGD__TRY(psgd__check_reserved(in.reserved, sizeof(in.reserved), "accordion", refusal));
 	if (in.in_steps && !in.stride)
 		return psgd__refuse(
 			refusal, "accordion.stride is 0; windows in steps have no default");

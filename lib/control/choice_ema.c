@@ -145,6 +145,7 @@ psgd_status psgd__choice_ema(const struct psgd_ema_options *options,
 	struct ema *e;
 
 	PSGD__TRY(psgd__take_options(&in, sizeof(in), options, "ema", refusal));
+	PSGD__TRY(psgd__check_reserved(&in.reserved, sizeof(in.reserved), "ema", refusal));
 	PSGD__TRY(take_options(&in, refusal));
 	if (!in.base_rank && !candidates->n)
 		return psgd__refuse(refusal, "no candidate is between min_rank and max_rank");

@@ -207,6 +207,7 @@ psgd_status psgd__choice_epochnorm(const struct psgd_epochnorm_options *options,
 	struct epochnorm *e;
 
 	PSGD__TRY(psgd__take_options(&in, sizeof(in), options, "epochnorm", refusal));
+	PSGD__TRY(psgd__check_reserved(in.reserved, sizeof(in.reserved), "epochnorm", refusal));
 	PSGD__TRY(take_options(&in, refusal));
 	e = psgd__calloc(1, sizeof(*e));
 	if (!e)

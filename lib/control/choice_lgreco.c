@@ -47,11 +47,6 @@ static uint32_t lgreco_needs(const void *self, uint64_t step, uint64_t epoch, bo
 	return left < o->sample_steps ? PSGD_NEED_LOCAL_SUM : 0;
 }
 
-static uint32_t lesser(uint32_t a, uint32_t b)
-{
-	return a < b ? a : b;
-}
-
 static psgd_status fit_layers(struct lgreco *g, const struct psgd_observation *seen)
 {
 	if (!seen->tensors || !seen->n_tensors)
@@ -73,7 +68,7 @@ static psgd_status fit_layers(struct lgreco *g, const struct psgd_observation *s
 			continue;
 		side = n < m ? n : m;
 		g->layers[i].limit = side < g->high ? (uint32_t)side : g->high;
-		g->layers[i].rank = lesser(g->options.base_rank, g->layers[i].limit);
+		g->layers[i].rank = psgd__lesser(g->options.base_rank, g->layers[i].limit);
 	}
 	return PSGD_OK;
 }
@@ -89,7 +84,7 @@ static bool takes_part(struct lgreco *g, const struct psgd_observation *seen, si
 		return true;
 	if (layer->rank > g->options.base_rank)
 		layer->limit = layer->rank - 1;
-	layer->rank = lesser(g->options.base_rank, layer->limit);
+	layer->rank = psgd__lesser(g->options.base_rank, layer->limit);
 	return false;
 }
 
@@ -124,8 +119,8 @@ static psgd_status gather(
 		if (!takes_part(g, seen, i))
 			continue;
 		share->high = g->layers[i].limit;
-		share->low = lesser(g->low, share->high);
-		share->start = lesser(g->options.base_rank, share->high);
+		share->low = psgd__lesser(g->low, share->high);
+		share->start = psgd__lesser(g->options.base_rank, share->high);
 		PSGD__TRY(psgd_tensor_matrix(&seen->tensors[i], &n, &m));
 		share->weight = (uint64_t)n + (uint64_t)m;
 		PSGD__TRY(seen->errors(seen->plan_user, i, share->high, errors));
@@ -236,6 +231,8 @@ static bool layers_possible(const void *self, const void *data, size_t n)
 	const struct lgreco *g = self;
 	const struct layer *layers = data;
 
+	if (n && g->n_layers && n != g->n_layers)
+		return false;
 	for (size_t i = 0; i < n; i++) {
 		if (!layers[i].rank || layers[i].rank > g->high || layers[i].limit > g->high)
 			return false;
@@ -297,6 +294,7 @@ psgd_status psgd__choice_lgreco(const struct psgd_lgreco_options *options, uint3
 	struct lgreco *g;
 
 	PSGD__TRY(psgd__take_options(&in, sizeof(in), options, "lgreco", refusal));
+	PSGD__TRY(psgd__check_reserved(&in.reserved, sizeof(in.reserved), "lgreco", refusal));
 	PSGD__TRY(take_options(&in, refusal));
 	g = psgd__calloc(1, sizeof(*g));
 	if (!g)

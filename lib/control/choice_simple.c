@@ -168,7 +168,9 @@ static psgd_status replay_decide(
 	if (replay->n_tensors != seen->n_tensors)
 		return PSGD_ERR_MISMATCH; /* the recorded run was of another model */
 	out->ranks = replay->ranks + (size_t)(entry - replay->entry) * replay->n_tensors;
-	out->moved = true;
+	out->moved = entry != replay->entry && entry->step == psgd__next_step(seen) &&
+		     memcmp(out->ranks, out->ranks - replay->n_tensors,
+			     replay->n_tensors * sizeof(*out->ranks)) != 0;
 	return PSGD_OK;
 }
 

@@ -35,8 +35,17 @@ psgd_status psgd__refuse(const struct psgd__refusal *refusal, const char *format
 psgd_status psgd__take_options(void *to, size_t to_size, const void *from, const char *name,
 	const struct psgd__refusal *refusal);
 
+/* What later versions may give a meaning must be 0. */
+psgd_status psgd__check_reserved(
+	const void *reserved, size_t bytes, const char *name, const struct psgd__refusal *refusal);
+
 /* 0 gives 0.30; refuses what is no share of a step. */
 psgd_status psgd__check_share(double *share, const char *name, const struct psgd__refusal *refusal);
+
+static inline uint32_t psgd__lesser(uint32_t a, uint32_t b)
+{
+	return a < b ? a : b;
+}
 
 static inline uint32_t psgd__comparable(uint32_t rank)
 {
@@ -260,7 +269,7 @@ struct psgd__link_fit {
 	 */
 	struct psgd__fit_anchor {
 		double bytes, ns;
-		uint32_t seen; /* messages; too few are not used */
+		uint32_t seen, reserved; /* messages; too few are not used */
 	} anchor[PSGD__FIT_ANCHORS];
 	double delay_ns, ns_per_byte;
 	double known_delay_ns;	  /* while `known`: it holds unless messages say otherwise */

@@ -82,7 +82,7 @@ static void remember(struct psgd__link_fit *fit, double bytes, double ns)
 	struct psgd__fit_anchor *anchor = &fit->anchor[octave(bytes)];
 
 	if (anchor->bytes != bytes)
-		*anchor = (struct psgd__fit_anchor){bytes, ns, 0};
+		*anchor = (struct psgd__fit_anchor){bytes, ns, 0, 0};
 	/* Messages are late, never early: the first few give the least. */
 	if (anchor->seen < ANCHOR_SEEN)
 		anchor->ns = fmin(anchor->ns, ns);
@@ -322,7 +322,8 @@ static bool are_positive(const double *values, size_t n)
 
 bool psgd__link_fit_possible(const struct psgd__link_fit *fit)
 {
-	if (fit->n_steps > PSGD__FIT_STEPS || !(fit->delay_ns >= 0.0 && fit->delay_ns < 1e18) ||
+	if (fit->n_steps > PSGD__FIT_STEPS || fit->known > 1 || fit->known_off >= KNOWN_OFF ||
+		!(fit->delay_ns >= 0.0 && fit->delay_ns < 1e18) ||
 		!(fit->known_delay_ns >= 0.0 && fit->known_delay_ns < 1e18) ||
 		!(fit->prior_ns_per_byte >= 0.0 && fit->prior_ns_per_byte < 1e18) ||
 		!(fit->ns_per_byte >= 0.0 && fit->ns_per_byte < 1e18))

@@ -37,6 +37,16 @@ psgd_status psgd__take_options(void *to, size_t to_size, const void *from, const
 	return PSGD_OK;
 }
 
+psgd_status psgd__check_reserved(
+	const void *reserved, size_t bytes, const char *name, const struct psgd__refusal *refusal)
+{
+	for (size_t i = 0; i < bytes; i++) {
+		if (((const unsigned char *)reserved)[i])
+			return psgd__refuse(refusal, "%s.reserved is not 0", name);
+	}
+	return PSGD_OK;
+}
+
 psgd_status psgd__check_share(double *share, const char *name, const struct psgd__refusal *refusal)
 {
 	if (!isfinite(*share) || *share < 0.0 || *share > 1.0)
@@ -70,11 +80,6 @@ static bool cap_speaks(const struct psgd__cap_verdict *cap, uint32_t choice, boo
 	return cap->moved || cap->rank < choice;
 }
 
-static uint32_t lesser(uint32_t a, uint32_t b)
-{
-	return a < b ? a : b;
-}
-
 static psgd_status control_decide(
 	void *self, const struct psgd_observation *seen, uint32_t *ranks, struct psgd_decision *out)
 {
@@ -95,10 +100,11 @@ static psgd_status control_decide(
 	changed = choice.moved || (control->past.has_chosen && choice.rank != control->past.chosen);
 	control->past = (struct past){choice.rank, true};
 	by_cap = cap_speaks(&cap, choice.rank, changed);
-	rank = lesser(cap.rank, choice.rank);
+	rank = psgd__lesser(cap.rank, choice.rank);
 
 	for (size_t i = 0; i < seen->n_tensors; i++)
-		ranks[i] = psgd__public(choice.ranks ? lesser(cap.rank, choice.ranks[i]) : rank);
+		ranks[i] =
+			psgd__public(choice.ranks ? psgd__lesser(cap.rank, choice.ranks[i]) : rank);
 	out->regime = by_cap ? cap.regime : choice.regime;
 	out->value = by_cap ? cap.value : choice.value;
 	out->threshold = by_cap ? cap.threshold : choice.threshold;

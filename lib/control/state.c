@@ -57,19 +57,6 @@ static psgd_status load_piece(const struct psgd_state_reader *reader, struct loa
 	return PSGD_OK;
 }
 
-/* Arrays of one length must stay so. */
-static bool lengths_agree(const struct loaded *loaded, size_t n)
-{
-	for (size_t i = 0; i < n; i++) {
-		for (size_t k = 0; k < i; k++) {
-			if (loaded[i].piece.n && loaded[i].piece.n == loaded[k].piece.n &&
-				loaded[i].n != loaded[k].n)
-				return false;
-		}
-	}
-	return true;
-}
-
 static void put_back(struct loaded *loaded)
 {
 	const struct psgd__state_piece *piece = &loaded->piece;
@@ -100,8 +87,6 @@ psgd_status psgd__state_load(const struct psgd__state_owner *owners, size_t n_ow
 			status = load_piece(reader, &loaded[n++]);
 		}
 	}
-	if (status >= 0 && !lengths_agree(loaded, n))
-		status = PSGD_ERR_MISMATCH;
 	for (size_t i = 0; i < n; i++) {
 		if (status >= 0)
 			put_back(&loaded[i]);

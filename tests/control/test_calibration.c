@@ -328,6 +328,33 @@ START_TEST(others_take_no_rows)
 }
 END_TEST
 
+/* Rows that leave the cap where it is do not move it: the choice below goes on to speak. */
+START_TEST(the_same_cap_is_no_move)
+{
+	static const struct psgd_calibration_row rows[] = {
+		{.rank = 16, .step_ns = 10, .exposed_ns = 9},
+		{.rank = 32, .step_ns = 10, .exposed_ns = 1}};
+	struct psgd_rank_control_options options = PSGD_INIT(psgd_rank_control_options);
+	struct psgd_observation seen = PSGD_INIT(psgd_observation);
+	struct psgd_controller control;
+	uint32_t ranks[1] = {2};
+
+	options.cap = PSGD_CAP_CALIBRATION;
+	options.choice = PSGD_CHOICE_FIXED;
+	options.fixed_rank = 2;
+	control = scene_control(&options);
+	seen.ranks = ranks;
+	seen.n_tensors = 1;
+	/* Begins at 32; then only 16 is measured; then 32 is the best again, and once more. */
+	for (size_t k = 0; k < 3; k++) {
+		ck_assert_int_eq(psgd_controller_calibrate(&control, rows + (k > 0), 1), PSGD_OK);
+		ck_assert_str_eq(
+			scene_decide(&control, &seen).regime, k < 2 ? "calibrated" : "fixed");
+	}
+	psgd_controller_destroy(&control);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("calibration");
@@ -342,6 +369,7 @@ static Suite *suite(void)
 	tcase_add_test(t, under_it);
 	tcase_add_test(t, bad_rows);
 	tcase_add_test(t, others_take_no_rows);
+	tcase_add_test(t, the_same_cap_is_no_move);
 	suite_add_tcase(s, t);
 	return s;
 }

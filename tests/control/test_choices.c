@@ -143,6 +143,40 @@ START_TEST(replay_of_each_tensor)
 }
 END_TEST
 
+/* Ranks that are held down by a cap and do not change are the cap's; the change is the replay's. */
+START_TEST(replay_speaks_of_its_changes)
+{
+	static const struct psgd_replay_entry entries[] = {{0, 8, 0}, {5, 8, 0}, {8, 8, 0}};
+	static const uint32_t of_tensors[] = {8, 2, 8, 4, 8, 4}, candidates[] = {4};
+	struct psgd_rank_control_options options = choose(PSGD_CHOICE_REPLAY);
+	struct psgd_observation seen = PSGD_INIT(psgd_observation);
+	struct psgd_calibration_row row = {.rank = 4, .step_ns = 2, .exposed_ns = 1};
+	struct psgd_controller control;
+	uint32_t ranks[2] = {9, 9};
+
+	options.replay = entries;
+	options.n_replay = 3;
+	options.replay_ranks = of_tensors;
+	options.n_replay_tensors = 2;
+	options.cap = PSGD_CAP_CALIBRATION;
+	options.candidates = candidates;
+	options.n_candidates = 1;
+	ck_assert_int_eq(psgd_controller_rank_control(&options, NULL, 0, &control), PSGD_OK);
+	ck_assert_int_eq(psgd_controller_calibrate(&control, &row, 1), PSGD_OK);
+	seen.ranks = ranks;
+	seen.n_tensors = 2;
+	for (uint64_t step = 0; step < 9; step++) {
+		struct psgd_decision decision = PSGD_INIT(psgd_decision);
+
+		seen.step = step;
+		ck_assert_int_eq(
+			control.ops->decide(control.self, &seen, ranks, &decision), PSGD_OK);
+		ck_assert_str_eq(decision.regime, step == 4 ? "replay" : "calibrated");
+	}
+	psgd_controller_destroy(&control);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("choices");
@@ -155,6 +189,7 @@ static Suite *suite(void)
 	tcase_add_test(t, schedule_under_cap);
 	tcase_add_test(t, replay);
 	tcase_add_test(t, replay_of_each_tensor);
+	tcase_add_test(t, replay_speaks_of_its_changes);
 	suite_add_tcase(s, t);
 	return s;
 }

@@ -296,6 +296,27 @@ START_TEST(nth)
 }
 END_TEST
 
+/* Of bytes that a stranger wrote. */
+START_TEST(impossible_fits)
+{
+	struct wire w;
+
+	wire_init(&w, 3);
+	w.per_byte = 1;
+	step(&w, (uint64_t[]){100, 10000}, 2, 1);
+	ck_assert(psgd__link_fit_possible(&w.fit));
+	w.fit.known = 2;
+	ck_assert(!psgd__link_fit_possible(&w.fit));
+	w.fit.known = 1;
+	ck_assert(psgd__link_fit_possible(&w.fit));
+	w.fit.known_off = 3;
+	ck_assert(!psgd__link_fit_possible(&w.fit));
+	w.fit.known_off = 2;
+	w.fit.step[0].ns[0] = -1;
+	ck_assert(!psgd__link_fit_possible(&w.fit));
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("link");
@@ -313,6 +334,7 @@ static Suite *suite(void)
 	tcase_add_test(t, gathers);
 	tcase_add_test(t, hostile);
 	tcase_add_test(t, nth);
+	tcase_add_test(t, impossible_fits);
 	suite_add_tcase(s, t);
 	return s;
 }

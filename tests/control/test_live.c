@@ -351,6 +351,45 @@ START_TEST(odd_steps)
 }
 END_TEST
 
+/*
+ * A step's times are of the rank that its messages are of. Dense while rank 8 is in force, as in a
+ * start phase, and ranks that differ between tensors, must not be taken for rank 8: what is
+ * predicted at rank 8 right after, or while they are sent, is what rank 8 takes.
+ */
+START_TEST(times_are_of_what_was_sent)
+{
+	static const uint32_t eight[] = {8};
+	struct psgd_rank_control_options options = PSGD_INIT(psgd_rank_control_options);
+	struct psgd_controller control;
+	struct scene s = scene_new(4);
+	bool start_phase = _i == 0;
+
+	options.cap = PSGD_CAP_LIVE;
+	options.candidates = eight;
+	options.n_candidates = 1;
+	control = scene_control(&options);
+	s.codec_base = 4;
+	s.codec_slope = 4;
+	scene_link(&s, 1000, 1e5);
+	begin(&control, &s);
+	for (uint64_t i = 0; i < 80; i++) {
+		uint32_t ranks[1];
+		struct psgd_observation seen;
+		struct psgd_decision d;
+		bool at_eight = start_phase ? i >= 60 : i < 20;
+
+		s.rank = at_eight ? 8 : start_phase ? 0 : 2;
+		seen = scene_observe(&s, i, ranks);
+		ranks[0] = 8;
+		d = scene_decide(&control, &seen);
+		ck_assert_uint_eq(d.cap, 8);
+		if (start_phase ? i >= 63 : i >= 10)
+			ck_assert_double_eq_tol(d.predicted_exposed, scene_share(&s, 8), 0.02);
+	}
+	psgd_controller_destroy(&control);
+}
+END_TEST
+
 static psgd_status no_plan(void *user, size_t b, uint32_t rank, struct psgd_plan *out)
 {
 	(void)user, (void)b, (void)rank, (void)out;
@@ -364,13 +403,14 @@ START_TEST(plan_fails)
 	psgd_status status = PSGD_OK;
 
 	begin(&control, &s);
-	for (uint64_t i = 0; i < 5; i++) {
+	for (uint64_t i = 0; i < 8; i++) {
 		struct psgd_decision out = PSGD_INIT(psgd_decision);
 		uint32_t ranks[1];
 		struct psgd_observation seen = scene_observe(&s, i, ranks);
 
 		ck_assert_int_eq(status, PSGD_OK);
-		seen.plan = no_plan;
+		if (i == 7)
+			seen.plan = no_plan;
 		scene_link(&s, 100, 1e5);
 		status = control.ops->decide(control.self, &seen, ranks, &out);
 	}
@@ -422,6 +462,7 @@ static Suite *suite(void)
 	tcase_add_test(t, choice_below);
 	tcase_add_test(t, over_the_gap);
 	tcase_add_test(t, odd_steps);
+	tcase_add_loop_test(t, times_are_of_what_was_sent, 0, 2);
 	tcase_add_test(t, plan_fails);
 	tcase_add_test(t, pure);
 	suite_add_tcase(s, t);

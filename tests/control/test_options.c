@@ -299,6 +299,27 @@ START_TEST(by_layers)
 }
 END_TEST
 
+START_TEST(reserved)
+{
+	reset();
+	options.choice = PSGD_CHOICE_EMA;
+	ema.reserved = 1;
+	refused("ema.reserved is not 0");
+	options.choice = PSGD_CHOICE_ACCORDION;
+	accordion.reserved[5] = 1;
+	refused("accordion.reserved is not 0");
+	options.choice = PSGD_CHOICE_LGRECO;
+	lgreco.reserved = 1;
+	refused("lgreco.reserved is not 0");
+	options.choice = PSGD_CHOICE_EPOCHNORM;
+	epochnorm.reserved[3] = 1;
+	refused("epochnorm.reserved is not 0");
+	options.cap = PSGD_CAP_CALIBRATION;
+	calibration.reserved = 1;
+	refused("calibration.reserved is not 0");
+}
+END_TEST
+
 START_TEST(entropies)
 {
 	reset();
@@ -378,6 +399,7 @@ static Suite *suite(void)
 	tcase_add_test(t, epochnorm_windows);
 	tcase_add_test(t, emas);
 	tcase_add_test(t, by_layers);
+	tcase_add_test(t, reserved);
 	tcase_add_test(t, entropies);
 	tcase_add_test(t, caps);
 	tcase_add_test(t, nothing_given);

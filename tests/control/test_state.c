@@ -344,6 +344,65 @@ START_TEST(other_tensors)
 }
 END_TEST
 
+static struct psgd__kept_array *array_of(struct psgd__kept *kept, const char *name)
+{
+	for (size_t i = 0; i < kept->n; i++) {
+		if (!strcmp(kept->arrays[i].array.name, name))
+			return &kept->arrays[i];
+	}
+	ck_abort_msg("no %s", name);
+}
+
+/* Where the own layers are known, those of another model are refused at once. */
+START_TEST(other_layers)
+{
+	const uint32_t choice = _i ? PSGD_CHOICE_LGRECO : PSGD_CHOICE_ACCORDION;
+	struct psgd_controller control = begun(PSGD_CAP_NONE, choice);
+	struct psgd__kept_array *layers;
+	struct psgd_state_reader reader;
+
+	run_whole(PSGD_CAP_NONE, choice);
+	reader = psgd__kept_reader(&whole.kept[40]);
+	layers = array_of(
+		&whole.kept[40], _i ? "control/lgreco/layers" : "control/accordion/layers");
+	layers->array.dims[0]--;
+	layers->bytes -= (size_t)layers->array.dims[1];
+	ck_assert_int_eq(control.ops->load(control.self, &reader), PSGD_ERR_MISMATCH);
+	layers->array.dims[0]++;
+	layers->bytes += (size_t)layers->array.dims[1];
+	ck_assert_int_eq(control.ops->load(control.self, &reader), PSGD_OK);
+	ck_assert_uint_eq(go_on(&control, PSGD_CAP_NONE, 40), 0);
+	psgd_controller_destroy(&control);
+	forget_whole();
+}
+END_TEST
+
+/* Times below zero are none, but how long a bucket is ready before the end can be. */
+START_TEST(negative_times)
+{
+	struct psgd_controller control = begun(PSGD_CAP_LIVE, PSGD_CHOICE_MAX);
+	struct psgd_state_reader reader;
+	double *compute, *lead;
+
+	run_whole(PSGD_CAP_LIVE, PSGD_CHOICE_MAX);
+	reader = psgd__kept_reader(&whole.kept[40]);
+	/* The times of compute come behind the fit, and those of codecs behind 48 leads. */
+	compute = (double *)((char *)array_of(&whole.kept[40], "control/live")->data +
+			     sizeof(struct psgd__link_fit));
+	lead = array_of(&whole.kept[40], "control/live/buckets")->data;
+	*compute *= -1;
+	ck_assert_int_eq(control.ops->load(control.self, &reader), PSGD_ERR_MISMATCH);
+	*compute *= -1;
+	lead[48] *= -1;
+	ck_assert_int_eq(control.ops->load(control.self, &reader), PSGD_ERR_MISMATCH);
+	lead[48] *= -1;
+	lead[0] = -5;
+	ck_assert_int_eq(control.ops->load(control.self, &reader), PSGD_OK);
+	psgd_controller_destroy(&control);
+	forget_whole();
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("state");
@@ -353,6 +412,8 @@ static Suite *suite(void)
 	tcase_add_loop_test(t, same_decisions, 0, CAPS * CHOICES);
 	tcase_add_loop_test(t, refuses, 0, CAPS * CHOICES);
 	tcase_add_test(t, other_tensors);
+	tcase_add_loop_test(t, other_layers, 0, 2);
+	tcase_add_test(t, negative_times);
 	suite_add_tcase(s, t);
 	return s;
 }
