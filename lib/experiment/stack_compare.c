@@ -5,7 +5,10 @@
 
 #include "experiment/stack_impl.h"
 
+/* Far more than a configuration has; an alias may say a thing many times. */
 #define MAX_DEPTH 32
+#define MAX_ENTRIES 4096
+#define MAX_COST (1u << 20) /* of all values: 1 each, and 1 for every 64 bytes */
 
 /* "section.key" and its value as one line of text. */
 struct entry {
@@ -14,20 +17,18 @@ struct entry {
 
 struct entries {
 	struct entry *list;
-	size_t n, capacity;
+	size_t n, capacity, cost;
 };
 
 /* Keys that may differ; one that ends in a dot is a whole section. */
 static const char *const places[] = {"dataset.root", "dataset.loader_threads",
 	"dataset.prefetch_batches", "threads", "communication.interface", "name", "save_dir",
-	"results_csv", "benchmark_save_dir", "rank_control.replay",
-	"compression.calibration.save_dir", NULL};
-/* What a run that goes on may have otherwise: where its files are, how long it goes, its network.
- */
+	"results_csv", "benchmark_save_dir", "rank_control.replay", "network_limits.interface",
+	"model.weights", "compression.calibration.save_dir", "compression.calibration.csv_name",
+	NULL};
+/* What a run that goes on may have otherwise, beside places: how long it goes, its network. */
 static const char *const resumed[] = {"training.epochs", "training.max_iterations", "checkpoint.",
-	"communication.", "network_limits.", "model.weights", "dataset.loader_threads",
-	"dataset.prefetch_batches", "compression.calibration.save_dir",
-	"compression.calibration.csv_name", NULL};
+	"communication.", "network_limits.", NULL};
 /* What does not make a finished run unfinished. */
 static const char *const finished[] = {"checkpoint.", "communication.", "network_limits.", NULL};
 
@@ -47,13 +48,23 @@ static bool is_in(const char *const *keys, const char *key)
 	return false;
 }
 
-/* A value that is no mapping of its own, as flow YAML would have it. */
-static void print_value(FILE *out, yaml_document_t *document, int index, int depth)
+static psgd_status spend(struct entries *all, const yaml_node_t *node, int depth)
+{
+	if (!node || depth > MAX_DEPTH)
+		return PSGD_ERR_CONFIG;
+	all->cost++;
+	if (node->type == YAML_SCALAR_NODE)
+		all->cost += node->data.scalar.length / 64;
+	return all->cost > MAX_COST ? PSGD_ERR_CONFIG : PSGD_OK;
+}
+
+/* A value that is no mapping of its own, as flow YAML would have it. CONFIG: there is no end. */
+static psgd_status print_value(
+	FILE *out, struct entries *all, yaml_document_t *document, int index, int depth)
 {
 	const yaml_node_t *node = yaml_document_get_node(document, index);
 
-	if (!node || depth > MAX_DEPTH)
-		return;
+	PSGD__TRY(spend(all, node, depth));
 	switch (node->type) {
 	case YAML_SCALAR_NODE:
 		fprintf(out, "%s", (const char *)node->data.scalar.value);
@@ -63,7 +74,7 @@ static void print_value(FILE *out, yaml_document_t *document, int index, int dep
 		for (yaml_node_item_t *item = node->data.sequence.items.start;
 			item < node->data.sequence.items.top; item++) {
 			fputs(item > node->data.sequence.items.start ? ", " : "", out);
-			print_value(out, document, *item, depth + 1);
+			PSGD__TRY(print_value(out, all, document, *item, depth + 1));
 		}
 		fputc(']', out);
 		break;
@@ -72,40 +83,48 @@ static void print_value(FILE *out, yaml_document_t *document, int index, int dep
 		for (yaml_node_pair_t *pair = node->data.mapping.pairs.start;
 			pair < node->data.mapping.pairs.top; pair++) {
 			fputs(pair > node->data.mapping.pairs.start ? ", " : "", out);
-			print_value(out, document, pair->key, depth + 1);
+			PSGD__TRY(print_value(out, all, document, pair->key, depth + 1));
 			fputs(": ", out);
-			print_value(out, document, pair->value, depth + 1);
+			PSGD__TRY(print_value(out, all, document, pair->value, depth + 1));
 		}
 		fputc('}', out);
 		break;
 	default:
 		break;
 	}
+	return PSGD_OK;
 }
 
-static char *value_text(yaml_document_t *document, int index)
+static psgd_status value_text(
+	struct entries *all, yaml_document_t *document, int index, char **text)
 {
-	char *text = NULL;
 	size_t n = 0;
-	FILE *out = open_memstream(&text, &n);
+	FILE *out = open_memstream(text, &n);
+	psgd_status status;
 
 	if (!out)
-		return NULL;
-	print_value(out, document, index, 0);
-	if (fclose(out) != 0) {
-		free(text);
-		return NULL;
+		return PSGD_ERR_NOMEM;
+	status = print_value(out, all, document, index, 0);
+	if (fclose(out) != 0 && !status)
+		status = PSGD_ERR_NOMEM;
+	if (status) {
+		free(*text);
+		*text = NULL;
 	}
-	return text;
+	return status;
 }
 
-static psgd_status add_entry(struct entries *all, const char *key, char *value)
+static psgd_status add_entry(
+	struct entries *all, const char *key, yaml_document_t *document, int index)
 {
-	psgd_status status = psgd__grow(&all->list, &all->capacity, all->n + 1, sizeof(*all->list));
-	char *copy = psgd__strdup(key);
+	char *copy, *value = NULL;
 
-	if (status || !copy || !value) {
-		free(copy);
+	if (all->n >= MAX_ENTRIES)
+		return PSGD_ERR_CONFIG;
+	PSGD__TRY(psgd__grow(&all->list, &all->capacity, all->n + 1, sizeof(*all->list)));
+	PSGD__TRY(value_text(all, document, index, &value));
+	copy = psgd__strdup(key);
+	if (!copy) {
 		free(value);
 		return PSGD_ERR_NOMEM;
 	}
@@ -118,10 +137,9 @@ static psgd_status flatten(
 {
 	const yaml_node_t *node = yaml_document_get_node(document, index);
 
-	if (!node || depth > MAX_DEPTH)
-		return PSGD_ERR_CONFIG;
+	PSGD__TRY(spend(all, node, depth));
 	if (node->type != YAML_MAPPING_NODE)
-		return depth ? add_entry(all, path, value_text(document, index)) : PSGD_ERR_CONFIG;
+		return depth ? add_entry(all, path, document, index) : PSGD_ERR_CONFIG;
 	for (yaml_node_pair_t *pair = node->data.mapping.pairs.start;
 		pair < node->data.mapping.pairs.top; pair++) {
 		const yaml_node_t *key = yaml_document_get_node(document, pair->key);

@@ -1,6 +1,7 @@
 /* The decoders of what arrives from the network: any bytes, in any pieces. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "experiment/rendezvous_impl.h"
@@ -227,6 +228,11 @@ static const struct {
 		"b: worker 0 has no such key, worker 3 has 2"},
 	{"r: [{s: 1, e: 2}]\n", "r: [{s: 1, e: 3}]\n",
 		"r: worker 0 has [{s: 1, e: 2}], worker 3 has [{s: 1, e: 3}]"},
+	{"network_limits: {interface: a}\nmodel: {weights: a}\n"
+	 "compression: {calibration: {csv_name: a}}\n",
+		"network_limits: {interface: b}\nmodel: {weights: b}\n"
+		"compression: {calibration: {csv_name: b}}\n",
+		""},
 	{"threads: 1\ndataset: {root: /a, loader_threads: 1, prefetch_batches: 1}\nsave_dir: "
 	 "x\nname: q\n",
 		"threads: 2\ndataset: {root: /b, loader_threads: 2, prefetch_batches: "
@@ -248,6 +254,33 @@ START_TEST(differences_are_listed)
 	ck_assert_ptr_null(table);
 	ck_assert_int_eq(psgd__compare_yaml("[1]", "a: 1", 3, &table), PSGD_ERR_CONFIG);
 	ck_assert_int_eq(psgd__compare_yaml("", "a: 1", 3, &table), PSGD_ERR_CONFIG);
+}
+END_TEST
+
+/* Short texts of aliases that stand for endless ones are refused, at once. */
+START_TEST(alias_bombs)
+{
+	static const char *const forms[] = {"[*%c,*%c,*%c,*%c,*%c,*%c,*%c,*%c]",
+		"{a: *%c, b: *%c, c: *%c, d: *%c, e: *%c, f: *%c, g: *%c, h: *%c}"};
+	char text[2048], item[128], *table;
+	size_t n;
+
+	for (size_t form = 0; form < 2; form++) {
+		n = (size_t)snprintf(text, sizeof(text), "a: &a x\n");
+		for (char c = 'b'; c < 'm'; c++) {
+			char p = (char)(c - 1);
+
+			snprintf(item, sizeof(item), forms[form], p, p, p, p, p, p, p, p);
+			n += (size_t)snprintf(
+				text + n, sizeof(text) - n, "%c: &%c %s\n", c, c, item);
+		}
+		ck_assert_int_eq(psgd__compare_yaml(text, "a: 1\n", 1, &table), PSGD_ERR_CONFIG);
+		ck_assert_int_eq(psgd__compare_yaml("a: 1\n", text, 1, &table), PSGD_ERR_CONFIG);
+		ck_assert_ptr_null(table);
+	}
+	snprintf(text, sizeof(text), "a: %.40s1%.40s\n", "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
+		"]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]");
+	ck_assert_int_eq(psgd__compare_yaml(text, "a: 1\n", 1, &table), PSGD_ERR_CONFIG);
 }
 END_TEST
 
@@ -282,6 +315,7 @@ static Suite *suite(void)
 	tcase_add_test(t, proofs_bind_role_nonce_and_hello);
 	tcase_add_test(t, loopback_and_wildcard);
 	tcase_add_loop_test(t, differences_are_listed, 0, sizeof(tables) / sizeof(tables[0]));
+	tcase_add_test(t, alias_bombs);
 	tcase_add_test(t, random_yaml_is_survived);
 	tcase_set_timeout(t, 30);
 	suite_add_tcase(s, t);
