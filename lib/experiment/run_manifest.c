@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/utsname.h>
@@ -106,6 +107,22 @@ static json_t *start_time(void)
 	return json_string(text);
 }
 
+/* That of the first start, of a run that goes on. */
+static json_t *started(const struct psgd_run *run)
+{
+	int fd = run->resumes ? openat(run->dir_fd, "manifest.json", O_RDONLY | O_CLOEXEC) : -1;
+	json_t *before = fd < 0 ? NULL : json_loadfd(fd, 0, NULL);
+	json_t *time = json_incref(json_object_get(before, "started"));
+
+	if (fd >= 0)
+		close(fd);
+	json_decref(before);
+	if (json_is_string(time))
+		return time;
+	json_decref(time);
+	return start_time();
+}
+
 psgd_status psgd__manifest_write(
 	struct psgd_run *run, const struct psgd_run_options *options, const char *resolved)
 {
@@ -124,7 +141,7 @@ psgd_status psgd__manifest_write(
 		(int)sysconf(_SC_NPROCESSORS_ONLN), "command_line",
 		psgd__json_text(options->command_line), "workers", (int)run->n_workers, "transport",
 		psgd__json_text(options->transport), "link", link_of(config), "config_sha256",
-		sha256(resolved), "seed", (json_int_t)config->seed, "started", start_time(),
+		sha256(resolved), "seed", (json_int_t)config->seed, "started", started(run),
 		"environment", environment());
 	status = psgd__json_replace(run->dir_fd, "manifest.json", value, false);
 	json_decref(value);

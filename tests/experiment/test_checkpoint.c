@@ -428,6 +428,9 @@ START_TEST(power_cut)
 		add_iteration(run, i, &report);
 	add_epoch(run, 0);
 	psgd_run_close(&run);
+	ck_assert_int_eq(system("sed -i 's/\"started\": \".*\"/\"started\": \"once\"/' "
+				"r/manifest.json"),
+		0);
 	write_file("r/status.json", "");
 	ck_assert_int_eq(system("for f in " CSV "*.csv r/accuracy/*.csv r/events.jsonl; do "
 				"head -c 40 /dev/zero >> $f; done"),
@@ -440,6 +443,7 @@ START_TEST(power_cut)
 	ck_assert_uint_eq(lines_of(CSV "powerSGD_benchmark_*.csv"), 6);
 	ck_assert_uint_eq(lines_of(CSV "epoch_accuracy.csv"), 2);
 	ck_assert_uint_eq(lines_of("r/accuracy/accuracy_results.csv"), 2);
+	ck_assert_ptr_nonnull(strstr(read_all("r/manifest.json"), "\"started\": \"once\""));
 	json_decref(events("resume")); /* which reads every line as JSON */
 }
 END_TEST

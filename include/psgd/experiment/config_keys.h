@@ -134,7 +134,7 @@ struct psgd_config_entropy {
 struct psgd_config_rank_control {
 	char *cap;	      /* none, calibration, live; NULL: from the seed's keys */
 	char *choice;	      /* max, fixed ... (configs/README.md); NULL: from the seed's keys */
-	unsigned *candidates; /* NULL: 1, 2, 4 .. max_rank */
+	unsigned *candidates; /* NULL: min_rank, doubled up to max_rank */
 	unsigned candidates_count;
 	bool dense_candidate; /* dense is the largest candidate; true when there is a cap */
 	double max_exposed;   /* 0: comm_ratio_threshold */
