@@ -62,6 +62,7 @@ static psgd_status write_text(
 	return PSGD_OK;
 }
 
+/* NULL: out of memory. */
 static json_t *points_of(const struct psgd_measured *found)
 {
 	json_t *points = json_array();
@@ -69,8 +70,12 @@ static json_t *points_of(const struct psgd_measured *found)
 	for (uint32_t i = 0; i < found->n_points; i++) {
 		const struct psgd_measure_point *p = &found->points[i];
 
-		json_array_append_new(points, json_pack("{s:I, s:f}", "bytes", (json_int_t)p->bytes,
-						      "time_us", (double)p->ns / 1e3));
+		if (json_array_append_new(
+			    points, json_pack("{s:I, s:f}", "bytes", (json_int_t)p->bytes,
+					    "time_us", (double)p->ns / 1e3)) == 0)
+			continue;
+		json_decref(points);
+		return NULL;
 	}
 	return points;
 }

@@ -99,23 +99,29 @@ psgd_status psgd__event_resume(struct psgd_run *run)
 			(json_int_t)run->resume_iteration, "epoch", (json_int_t)run->resume_epoch));
 }
 
-/* Of all tensors, when they are not alike, in the order of the session; NULL: they are. */
-static json_t *tensor_ranks(const struct psgd_decision *decision)
+/* Of all tensors, when they are not alike, in the order of the session; *out NULL: they are. */
+static psgd_status tensor_ranks(const struct psgd_decision *decision, json_t **out)
 {
 	uint32_t one = 0;
 	bool alike = true;
 	json_t *list;
 
+	*out = NULL;
 	for (size_t i = 0; decision->ranks && i < decision->n_ranks; i++) {
 		one = one ? one : decision->ranks[i];
 		alike &= !decision->ranks[i] || decision->ranks[i] == one;
 	}
 	if (alike)
-		return NULL;
+		return PSGD_OK;
 	list = json_array();
-	for (size_t i = 0; i < decision->n_ranks; i++)
-		json_array_append_new(list, json_integer(decision->ranks[i]));
-	return list;
+	for (size_t i = 0; i < decision->n_ranks; i++) {
+		if (json_array_append_new(list, json_integer(decision->ranks[i])) == 0)
+			continue;
+		json_decref(list);
+		return PSGD_ERR_NOMEM;
+	}
+	*out = list;
+	return PSGD_OK;
 }
 
 static uint64_t hash_ranks(const struct psgd_decision *decision)
@@ -137,10 +143,13 @@ static psgd_status event_rank(struct psgd_run *run, uint64_t epoch, uint64_t ste
 		.predicted_exposed = NAN,
 	};
 	const struct psgd_decision *d = decision ? decision : &none;
-	json_t *previous = run->has_rank_event ? json_integer(run->last_rank) : json_null();
 	/* 1 byte/ns is 8000 Mbit/s. */
 	double mbps = d->link_ns_per_byte > 0 ? 8000 / d->link_ns_per_byte : NAN;
+	json_t *previous, *ranks;
 
+	if (tensor_ranks(d, &ranks))
+		return psgd__run_fail(run, PSGD_ERR_NOMEM, "out of memory");
+	previous = run->has_rank_event ? json_integer(run->last_rank) : json_null();
 	run->has_rank_event = true;
 	run->last_rank = rank;
 	run->last_ranks = hash_ranks(d);
@@ -156,7 +165,7 @@ static psgd_status event_rank(struct psgd_run *run, uint64_t epoch, uint64_t ste
 			psgd__json_number(d->link_delay_ns / 1000), "link_mbps",
 			psgd__json_number(mbps), "predicted_exposed",
 			psgd__json_number(d->predicted_exposed), "epoch", (json_int_t)epoch,
-			"ranks", tensor_ranks(d)));
+			"ranks", ranks));
 }
 
 static psgd_status step_rank(struct psgd_run *run, const struct psgd_run_iteration *row,

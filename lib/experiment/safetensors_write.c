@@ -151,12 +151,17 @@ static int by_width(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+/* NULL: out of memory. */
 static json_t *describe(const struct kept *kept, uint64_t at)
 {
 	json_t *shape = json_array();
 
-	for (uint32_t i = 0; i < kept->n_dims; i++)
-		json_array_append_new(shape, json_integer(kept->dims[i]));
+	for (uint32_t i = 0; i < kept->n_dims; i++) {
+		if (json_array_append_new(shape, json_integer(kept->dims[i])) == 0)
+			continue;
+		json_decref(shape);
+		return NULL;
+	}
 	return json_pack("{s:s, s:o, s:[I, I]}", "dtype", kept->type->name, "shape", shape,
 		"data_offsets", (json_int_t)at, (json_int_t)(at + kept->bytes));
 }
