@@ -202,10 +202,19 @@ static psgd_status remove_records(
 	return PSGD_OK;
 }
 
-/* Its name holds the time: the last by name is the newest. */
-static void find_benchmark(struct psgd_run *run)
+/* A folder outside of the run's may hold other runs' too. */
+static bool owns_benchmarks(const struct psgd_run *run, const struct psgd_config *config)
 {
-	int fd = openat(run->dir_fd, "benchmark", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	const char *dir = config->benchmark_save_dir;
+	size_t n = strlen(run->dir);
+
+	return !dir || (strncmp(dir, run->dir, n) == 0 && dir[n] == '/' && !strstr(dir + n, "/.."));
+}
+
+/* Its name holds the time: the last by name is the newest. */
+static void find_benchmark(struct psgd_run *run, const struct psgd_config *config)
+{
+	int fd = psgd__open_benchmarks(run, config);
 	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
 	const struct dirent *entry;
 
@@ -222,10 +231,7 @@ static void find_benchmark(struct psgd_run *run)
 	closedir(dir);
 }
 
-/*
- * One benchmark folder holds the whole run. status.json must not lose its name either; where it
- * has, there is only this run's in the run folder. One that runs share holds others' too.
- */
+/* One benchmark folder holds the whole run. status.json must not lose its name either. */
 static void keep_benchmark(
 	struct psgd_run *run, const json_t *old, const struct psgd_config *config)
 {
@@ -233,8 +239,8 @@ static void keep_benchmark(
 
 	if (is_own_name(benchmark, "benchmark_") && strlen(benchmark) < PSGD__FILE_NAME)
 		psgd__text(run->benchmark, sizeof(run->benchmark), "%s", benchmark);
-	else if (!config->benchmark_save_dir)
-		find_benchmark(run);
+	else if (owns_benchmarks(run, config))
+		find_benchmark(run, config);
 }
 
 static psgd_status check_results_csv(struct psgd_run *run, const struct psgd_config *config)
