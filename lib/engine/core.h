@@ -261,6 +261,8 @@ void psgd__decision_ranks(psgd_session *s, struct psgd_decision *decision);
 psgd_status psgd__observe_setup(psgd_session *s);
 void psgd__observe_teardown(psgd_session *s);
 uint64_t psgd__observe_bytes(const psgd_session *s);
+/* Memory of the device, at zero. On failure nothing is held. */
+psgd_status psgd__observe_zeros(psgd_session *s, size_t values, float **out);
 /* What the controller wants of own gradients in that step, with memory for it; between steps. */
 psgd_status psgd__observe_prepare(psgd_session *s, uint64_t step, uint32_t *needs);
 psgd_status psgd__observe_own(struct psgd_exchange *x); /* before run(0) */

@@ -15,8 +15,7 @@
 #define ITERATIONS 4
 #define SPECTRUM_SEED 20190531
 
-/* Zeros. On failure nothing is held. */
-static psgd_status allocate(psgd_session *s, size_t values, float **out)
+psgd_status psgd__observe_zeros(psgd_session *s, size_t values, float **out)
 {
 	psgd_status status;
 	void *memory;
@@ -48,7 +47,7 @@ psgd_status psgd__observe_setup(psgd_session *s)
 		wanted |= !!(s->controller.ops->needs(s->controller.self, 0, 0, false) &
 			     PSGD_NEED_GRAD_SUM);
 	if (wanted && s->worker == 0)
-		PSGD__TRY(allocate(s, s->grad_sum_values, &s->grad_sum));
+		PSGD__TRY(psgd__observe_zeros(s, s->grad_sum_values, &s->grad_sum));
 	s->sum_gradients = s->grad_sum != NULL;
 	PSGD__TRY(psgd__observe_prepare(s, 0, &s->observed));
 	return PSGD_OK;
@@ -58,7 +57,7 @@ static psgd_status prepare_samples(psgd_session *s)
 {
 	s->sample_stride = (s->grad_sum_values + MOST_SAMPLES - 1) / MOST_SAMPLES;
 	s->n_samples = (s->grad_sum_values + s->sample_stride - 1) / s->sample_stride;
-	return allocate(s, s->n_samples, &s->samples);
+	return psgd__observe_zeros(s, s->n_samples, &s->samples);
 }
 
 psgd_status psgd__observe_prepare(psgd_session *s, uint64_t step, uint32_t *needs)
@@ -69,7 +68,7 @@ psgd_status psgd__observe_prepare(psgd_session *s, uint64_t step, uint32_t *need
 	*needs = s->controller.ops->needs(s->controller.self, step, 0, false) &
 		 (PSGD_NEED_LOCAL_SUM | PSGD_NEED_ENTROPY);
 	if ((*needs & PSGD_NEED_LOCAL_SUM) && !s->local_sum)
-		PSGD__TRY(allocate(s, s->grad_sum_values, &s->local_sum));
+		PSGD__TRY(psgd__observe_zeros(s, s->grad_sum_values, &s->local_sum));
 	if ((*needs & PSGD_NEED_ENTROPY) && !s->samples)
 		PSGD__TRY(prepare_samples(s));
 	return PSGD_OK;
@@ -320,7 +319,7 @@ psgd_status psgd__observe_errors(void *user, size_t i, uint32_t n, double *out)
 	size_t q = ((size_t)x.m * x.r + 15) & ~(size_t)15;
 
 	values = p + 2 * q + (size_t)s->counts[i];
-	PSGD__TRY(allocate(s, values, &memory));
+	PSGD__TRY(psgd__observe_zeros(s, values, &memory));
 	x.g = s->local_sum + s->grad_sum_at[i];
 	x.p = memory;
 	x.q = memory + p;

@@ -219,16 +219,6 @@ static psgd_status read_sum(
 	return psgd__state_get(reader, name, PSGD_F32, (int64_t)s->grad_sum_values, *out);
 }
 
-static psgd_status zero_sum(psgd_session *s, float **out)
-{
-	size_t bytes = s->grad_sum_values * sizeof(float);
-	void *memory;
-
-	PSGD__TRY(s->device.ops->alloc(s->device.self, bytes, &memory));
-	*out = memory;
-	return s->device.ops->zero(s->device.self, memory, bytes, NULL);
-}
-
 /*
  * Messages that all workers have agreed on need no second agreement: what goes over the wire is
  * the same then as without the stop.
@@ -414,7 +404,7 @@ psgd_status psgd_session_load(psgd_session *s, const struct psgd_state_reader *r
 		status = psgd__observe_prepare(s, l.head.step, &l.observed);
 	/* The sum that the state has none of, and the next step wants, begins at zero. */
 	if (status >= 0 && (l.observed & PSGD_NEED_LOCAL_SUM) && !l.local_sum)
-		status = zero_sum(s, &l.local_sum);
+		status = psgd__observe_zeros(s, s->grad_sum_values, &l.local_sum);
 	if (status >= 0)
 		status = load_parts(s, reader, l.ranks);
 	if (status >= 0)
