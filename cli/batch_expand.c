@@ -10,7 +10,8 @@
 /* Keys in which nodes may differ, as in a run; the hash leaves them out. */
 static const char *const free_keys[] = {"name", "save_dir", "results_csv", "benchmark_save_dir",
 	"threads", "dataset.root", "dataset.loader_threads", "dataset.prefetch_batches",
-	"communication.interface", "rank_control.replay", "compression.calibration.save_dir"};
+	"communication.interface", "rank_control.replay", "network_limits.interface",
+	"model.weights", "compression.calibration.save_dir", "compression.calibration.csv_name"};
 
 /* ---- names and hashes ---- */
 

@@ -238,9 +238,9 @@ static const struct {
 		"threads: 2\ndataset: {root: /b, loader_threads: 2, prefetch_batches: "
 		"3}\nsave_dir: y\nname: p\n",
 		""},
-	{"compression: {calibration: {save_dir: /a, csv_name: c}}\n",
-		"compression: {calibration: {save_dir: /b, csv_name: d}}\n",
-		"compression.calibration.csv_name: worker 0 has c, worker 3 has d"},
+	{"compression: {calibration: {save_dir: /a, warmup_iters: 1}}\n",
+		"compression: {calibration: {save_dir: /b, warmup_iters: 2}}\n",
+		"compression.calibration.warmup_iters: worker 0 has 1, worker 3 has 2"},
 };
 
 START_TEST(differences_are_listed)
