@@ -7,9 +7,10 @@
 PSGD_BEGIN
 
 /*
- * Time of an all-reduce of S bytes on the wire: delay_ns + ns_per_byte * S. An all-gather is the
- * second half of a ring all-reduce of all blocks together: (delay_ns + ns_per_byte * S *
- * n_workers) / 2 for blocks of S bytes.
+ * Time of an all-reduce of S bytes on the wire: delay_ns + ns_per_byte * S, and at least 0. An
+ * all-gather is the second half of a ring all-reduce of all blocks together, of S * n_workers bytes
+ * for blocks of S. A delay below 0 is that of a link that lets the first bytes of a message through
+ * at once, as a token bucket does: -delay_ns / ns_per_byte bytes.
  */
 struct psgd_cost_link {
 	size_t size;
@@ -44,7 +45,7 @@ PSGD_API psgd_status psgd_cost_link_of(
 
 /*
  * Time of one round on the wire, in ns; 0 for a count of 0, which sends nothing.
- * Errors: INVALID (a negative or infinite link, a round that nothing can send, an all-gather
+ * Errors: INVALID (a negative rate, an infinite link, a round that nothing can send, an all-gather
  * without n_workers). Pure; any thread.
  */
 PSGD_API psgd_status psgd_cost_round(

@@ -63,12 +63,12 @@ size_t psgd__calibration_select(const uint32_t *ranks, const double *shares, siz
  * It is alike on all workers, so it cannot depend on the rows, which only worker 0 has: asks where
  * they are due, and ever more rarely after.
  */
-static uint32_t calibration_needs(const void *self, uint64_t step, uint64_t epoch, bool epoch_end)
+static uint32_t calibration_needs(const void *self, uint64_t step, bool decision)
 {
 	const struct cap_calibration *cal = self;
 	uint64_t late = step - cal->start;
 
-	(void)epoch, (void)epoch_end;
+	(void)decision;
 	return step >= cal->start && !(late & (late - 1)) ? PSGD_NEED_DECISION : 0;
 }
 

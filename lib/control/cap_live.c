@@ -8,13 +8,17 @@
  * limit for as many decisions in a row. A step up that had to be taken back soon doubles the wait,
  * because then the model is wrong about that candidate. It begins at the middle one of the
  * compressed candidates, from which both ends are near; a prior of the link lets it go from there
- * to where the model says at once.
+ * to where the model says at once. When the run is no longer young it looks at some steps only:
+ * that is soon enough for a link that changes, and the messages of a decision take time from the
+ * threads that train.
  */
 #include "control/control.h"
 
 #include <math.h>
 #include <string.h>
 
+#define YOUNG 64      /* steps that are all looked at; */
+#define LOOK_EVERY 4  /* later, one in so many */
 #define HISTORY 48    /* steps that medians are over */
 #define SETTLED 3     /* steps at a rank before its encode and decode times are believed */
 #define CLEAR 0.85    /* of the limit: low enough to go up */
@@ -54,7 +58,7 @@ struct state {
 
 	size_t at; /* the cap */
 	uint64_t observed;
-	uint64_t moved_step, up_step, rank_step; /* the last move, step up, change of rank */
+	uint64_t moved_step, up_step; /* the last move, step up */
 	uint8_t has_moved, has_gone_up, placed;
 	uint8_t mixed; /* what is sent is no one rank's: it says nothing of a candidate */
 	uint8_t reserved[4];
@@ -73,10 +77,12 @@ struct cap_live {
 	size_t capacity[3];
 };
 
-static uint32_t live_needs(const void *self, uint64_t step, uint64_t epoch, bool epoch_end)
+static uint32_t live_needs(const void *self, uint64_t step, bool decision)
 {
-	(void)self, (void)step, (void)epoch, (void)epoch_end;
-	return PSGD_NEED_DECISION | PSGD_NEED_TIMING;
+	(void)self;
+	return decision || step < YOUNG || step % LOOK_EVERY == 0
+		       ? PSGD_NEED_DECISION | PSGD_NEED_TIMING
+		       : 0;
 }
 
 static uint32_t rank_in_force(const struct psgd_observation *seen)
@@ -191,7 +197,6 @@ static psgd_status observe(
 	if (rank != live->s.rank || mixed != live->s.mixed) {
 		live->s.rank = rank;
 		live->s.mixed = mixed;
-		live->s.rank_step = seen->step;
 		live->s.n_codec = 0;
 	}
 	live->s.compute[live->s.n_steps % HISTORY] = not_negative(seen->compute_ns);
@@ -210,7 +215,7 @@ static psgd_status observe(
 	if (live->s.n_codec >= SETTLED || !live->s.settled_rank)
 		settle(live);
 	live->s.observed++;
-	*changed = *changed && seen->step - live->s.rank_step > PSGD__FIT_STEPS;
+	*changed = *changed && live->s.n_codec > PSGD__FIT_STEPS;
 	return PSGD_OK;
 }
 

@@ -159,7 +159,8 @@ struct psgd__cap_verdict {
 };
 
 struct psgd__cap_ops {
-	uint32_t (*needs)(const void *self, uint64_t step, uint64_t epoch, bool epoch_end);
+	/* decision: the choice asks for one anyway */
+	uint32_t (*needs)(const void *self, uint64_t step, bool decision);
 	psgd_status (*decide)(
 		void *self, const struct psgd_observation *seen, struct psgd__cap_verdict *out);
 	void (*destroy)(void *self);
@@ -247,7 +248,10 @@ psgd_status psgd__share_budget(struct psgd__share *shares, size_t n, double budg
 /* The sum of the errors at the chosen ranks. */
 double psgd__shared_error(const struct psgd__share *shares, size_t n);
 
-/* Wire time of a message = delay_ns + ns_per_byte * bytes, both at least 0, by recent messages. */
+/*
+ * Wire time of a message = delay_ns + ns_per_byte * bytes, by recent messages. delay_ns is below 0
+ * where the first bytes take no time.
+ */
 #define PSGD__FIT_STEPS 16
 #define PSGD__FIT_MESSAGES 32
 
@@ -272,7 +276,8 @@ struct psgd__link_fit {
 		uint32_t seen, reserved; /* messages; too few are not used */
 	} anchor[PSGD__FIT_ANCHORS];
 	double delay_ns, ns_per_byte;
-	double known_delay_ns;	  /* while `known`: it holds unless messages say otherwise */
+	double known_delay_ns;	  /* while `known`: it holds unless messages say otherwise, */
+	double known_free_bytes;  /* or these do */
 	double prior_ns_per_byte; /* 0: none */
 	uint32_t known, known_off;
 };

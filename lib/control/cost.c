@@ -35,8 +35,7 @@ psgd_status psgd_cost_link_of(
 
 static bool link_is_good(const struct psgd_cost_link *link)
 {
-	return isfinite(link->delay_ns) && link->delay_ns >= 0 && isfinite(link->ns_per_byte) &&
-	       link->ns_per_byte >= 0;
+	return isfinite(link->delay_ns) && isfinite(link->ns_per_byte) && link->ns_per_byte >= 0;
 }
 
 psgd_status psgd_cost_round(
@@ -55,13 +54,13 @@ psgd_status psgd_cost_round(
 	case 0:
 	case PSGD_ALLREDUCE_SUM:
 		if (bytes > 0)
-			*out = in.delay_ns + in.ns_per_byte * bytes;
+			*out = fmax(0, in.delay_ns + in.ns_per_byte * bytes);
 		return PSGD_OK;
 	case PSGD_ALLGATHER:
 		if (!in.n_workers)
 			return PSGD_ERR_INVALID;
 		if (bytes > 0)
-			*out = (in.delay_ns + in.ns_per_byte * bytes * in.n_workers) / 2;
+			*out = fmax(0, in.delay_ns + in.ns_per_byte * bytes * in.n_workers) / 2;
 		return PSGD_OK;
 	default:
 		return PSGD_ERR_INVALID;

@@ -5,17 +5,22 @@
  * before them is forgotten at once, but for the delay: large messages say nothing of it, and a link
  * that becomes slower seldom becomes longer. A delay that is known from before, or from a prior,
  * holds until the messages are better explained by another one.
+ * Where a token bucket lets the first bytes of a message through, the line begins below 0: a is
+ * then -b times those free bytes, and they are what holds when the rate changes.
  */
 #include "control/control.h"
 
 #include <math.h>
 #include <string.h>
 
-#define FORGET 0.9	  /* weight of a step against that of the step after it */
-#define ROUNDS 8	  /* of reweighting */
-#define SCALE_FLOOR 0.02  /* relative residuals below this are all equally good */
-#define CAUCHY 2.385	  /* of the scale: 95 % efficient for normal residuals */
-#define PRIOR 0.05	  /* messages' worth of evidence that the delay is 0 */
+#define FORGET 0.9	 /* weight of a step against that of the step after it */
+#define ROUNDS 8	 /* of reweighting */
+#define SCALE_FLOOR 0.02 /* relative residuals below this are all equally good */
+#define CAUCHY 2.385	 /* of the scale: 95 % efficient for normal residuals */
+#define PRIOR 0.05	 /* messages' worth of evidence that the delay is 0 */
+#define MOST_FREE 0.8 /* of the smallest message: the line through few of them is steep by chance  \
+		       */
+#define LEAST 0.05    /* of the time at the full rate, where the line is lower */
 #define ANCHOR_WEIGHT 0.5 /* of a remembered message against a new one */
 #define ANCHOR_PACE 0.05  /* at which it follows what is observed: one late message is nothing */
 #define ANCHOR_SEEN 4	  /* messages before it counts */
@@ -64,7 +69,7 @@ struct cloud {
 	double weight[MAX_SAMPLES]; /* by age and by residual */
 	double scale[MAX_SAMPLES];  /* what residuals are relative to */
 	double scratch[MAX_SAMPLES];
-	double x_unit, y_unit;
+	double x_unit, y_unit, x_least;
 	double a, b;
 };
 
@@ -117,18 +122,27 @@ static void gather(const struct psgd__link_fit *fit, struct cloud *c)
 		c->y[c->n] = fit->anchor[k].ns;
 		c->age[c->n++] = ANCHOR_WEIGHT;
 	}
+	c->x_least = INFINITY;
 	for (size_t i = 0; i < c->n; i++) {
 		c->x[i] /= c->x_unit;
 		c->y[i] /= c->y_unit;
+		c->x_least = fmin(c->x_least, c->x[i]);
 	}
 }
 
+/* Where a line begins: a delay, or bytes that are free of time. */
+struct start {
+	double delay, free;
+};
+
 /*
- * Least squares of (y - a - b x) / scale, and of the prior; a and b at least 0. known: of b alone.
+ * Least squares of (y - a - b x) / scale, and of the prior; b at least 0. known: where the line
+ * begins, so that b alone is sought; NULL: a is sought too.
  */
-static void solve(struct cloud *c, bool known)
+static void solve(struct cloud *c, const struct start *known)
 {
 	double aa = 0.0, ab = 0.0, bb = 0.0, ya = 0.0, yb = 0.0, det;
+	struct start most = {0.0, MOST_FREE * c->x_least};
 
 	for (size_t i = 0; i < c->n; i++) {
 		double w = c->weight[i] / (c->scale[i] * c->scale[i]);
@@ -139,39 +153,43 @@ static void solve(struct cloud *c, bool known)
 		ya += w * c->y[i];
 		yb += w * c->x[i] * c->y[i];
 	}
-	if (known) {
-		c->b = fmax(0.0, (yb - c->a * ab) / bb);
-		return;
+	if (!known) {
+		/* Messages of one size say nothing about the delay: the prior keeps it regular. */
+		det = (aa + PRIOR * aa / (double)c->n) * bb - ab * ab;
+		c->a = (ya * bb - yb * ab) / det;
+		c->b = (yb - c->a * ab) / bb;
+		if (c->b < 0.0) {
+			c->b = 0.0;
+			c->a = ya / aa;
+		}
+		if (c->a >= -c->b * most.free)
+			return;
+		known = &most;
 	}
-	/* Messages of one size say nothing about the delay: the prior keeps the system regular. */
-	det = (aa + PRIOR * aa / (double)c->n) * bb - ab * ab;
-	c->a = (ya * bb - yb * ab) / det;
-	if (c->a < 0.0)
-		c->a = 0.0;
-	c->b = (yb - c->a * ab) / bb;
-	if (c->b < 0.0) {
-		c->b = 0.0;
-		c->a = ya / aa;
-	}
+	/* y - delay = b (x - free) */
+	bb += known->free * (known->free * aa - 2.0 * ab);
+	yb += known->free * (known->delay * aa - ya) - known->delay * ab;
+	c->b = fmax(0.0, yb / bb);
+	c->a = known->delay - known->free * c->b;
 }
 
-static double line(const struct cloud *c, double x)
+static double line(double a, double b, double x)
 {
-	return c->a + c->b * x;
+	return fmax(a + b * x, LEAST * b * x);
 }
 
 /* The median of the recent residuals, relative to the line. */
 static double spread_of(struct cloud *c)
 {
 	for (size_t i = 0; i < c->n; i++) {
-		c->scale[i] = line(c, c->x[i]);
+		c->scale[i] = line(c->a, c->b, c->x[i]);
 		c->scratch[i] = fabs(c->y[i] - c->scale[i]) / c->scale[i];
 	}
 	return fmax(1.4826 * psgd__nth(c->scratch, c->n_recent, c->n_recent / 2), SCALE_FLOOR);
 }
 
-/* The best line; with `known`, that of the delay c->a. Returns its spread. */
-static double best_line(struct cloud *c, bool known)
+/* The best line; with `known`, of those that begin there. Returns its spread. */
+static double best_line(struct cloud *c, const struct start *known)
 {
 	/* Relative to what was observed, a late message counts little from the start. */
 	memcpy(c->scale, c->y, c->n * sizeof(*c->y));
@@ -190,6 +208,15 @@ static double best_line(struct cloud *c, bool known)
 	return spread_of(c);
 }
 
+/* Where the line that was taken begins. */
+static void keep_start(struct psgd__link_fit *fit)
+{
+	fit->known = true;
+	fit->known_off = 0;
+	fit->known_delay_ns = fmax(0.0, fit->delay_ns);
+	fit->known_free_bytes = fit->delay_ns < 0.0 ? -fit->delay_ns / fit->ns_per_byte : 0.0;
+}
+
 static void take(struct psgd__link_fit *fit, const struct cloud *c)
 {
 	fit->delay_ns = c->a * c->y_unit;
@@ -199,18 +226,21 @@ static void take(struct psgd__link_fit *fit, const struct cloud *c)
 static void refit(struct psgd__link_fit *fit)
 {
 	struct cloud c;
+	struct start known;
 	double limit;
 
 	gather(fit, &c);
-	limit = KNOWN_SLACK * best_line(&c, false) * (1.0 + FEW_MESSAGES / (double)c.n_recent);
+	limit = KNOWN_SLACK * best_line(&c, NULL) * (1.0 + FEW_MESSAGES / (double)c.n_recent);
 	take(fit, &c);
 	if (!fit->known)
 		return;
-	c.a = fit->known_delay_ns / c.y_unit;
+	known.delay = fit->known_delay_ns / c.y_unit;
+	known.free = fmin(fit->known_free_bytes / c.x_unit, MOST_FREE * c.x_least);
+	c.a = known.delay;
 	c.b = fit->prior_ns_per_byte * c.x_unit / c.y_unit;
 	if (fit->taken <= PSGD__FIT_STEPS && c.b > 0.0 && spread_of(&c) <= limit) {
 		take(fit, &c);
-	} else if (best_line(&c, true) <= limit) {
+	} else if (best_line(&c, &known) <= limit) {
 		take(fit, &c);
 	} else if (++fit->known_off == KNOWN_OFF) {
 		fit->known = false;
@@ -222,9 +252,9 @@ static void refit(struct psgd__link_fit *fit)
 
 void psgd__link_fit_prior(struct psgd__link_fit *fit, double delay_ns, double ns_per_byte)
 {
-	fit->known = true;
-	fit->known_delay_ns = fit->delay_ns = delay_ns;
+	fit->delay_ns = delay_ns;
 	fit->prior_ns_per_byte = fit->ns_per_byte = ns_per_byte;
+	keep_start(fit);
 }
 
 /* The (lower) median over a step's messages of observed time / the line's. */
@@ -233,7 +263,7 @@ static double step_ratio(const struct psgd__link_fit *fit, const struct psgd__fi
 	double ratio[PSGD__FIT_MESSAGES];
 
 	for (size_t i = 0; i < step->n; i++)
-		ratio[i] = step->ns[i] / (fit->delay_ns + fit->ns_per_byte * step->bytes[i]);
+		ratio[i] = step->ns[i] / line(fit->delay_ns, fit->ns_per_byte, step->bytes[i]);
 	return psgd__nth(ratio, step->n, (step->n - 1) / 2);
 }
 
@@ -301,9 +331,7 @@ bool psgd__link_fit_add(
 	fit->n_steps -= CHANGE_STEPS;
 	refit(fit);
 	fit->n_steps += CHANGE_STEPS;
-	fit->known = true;
-	fit->known_off = 0;
-	fit->known_delay_ns = fit->delay_ns;
+	keep_start(fit);
 	fit->prior_ns_per_byte = 0.0;
 	forget_oldest(fit, fit->n_steps - CHANGE_STEPS);
 	memset(fit->anchor, 0, sizeof(fit->anchor));
@@ -323,8 +351,9 @@ static bool are_positive(const double *values, size_t n)
 bool psgd__link_fit_possible(const struct psgd__link_fit *fit)
 {
 	if (fit->n_steps > PSGD__FIT_STEPS || fit->known > 1 || fit->known_off >= KNOWN_OFF ||
-		!(fit->delay_ns >= 0.0 && fit->delay_ns < 1e18) ||
+		!(fit->delay_ns > -1e18 && fit->delay_ns < 1e18) ||
 		!(fit->known_delay_ns >= 0.0 && fit->known_delay_ns < 1e18) ||
+		!(fit->known_free_bytes >= 0.0 && fit->known_free_bytes < 1e19) ||
 		!(fit->prior_ns_per_byte >= 0.0 && fit->prior_ns_per_byte < 1e18) ||
 		!(fit->ns_per_byte >= 0.0 && fit->ns_per_byte < 1e18))
 		return false;

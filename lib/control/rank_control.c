@@ -63,7 +63,8 @@ static uint32_t control_needs(void *self, uint64_t step, uint64_t epoch, bool ep
 	uint32_t needs = control->choice.ops->needs(control->choice.self, step, epoch, epoch_end);
 
 	if (control->cap.ops)
-		needs |= control->cap.ops->needs(control->cap.self, step, epoch, epoch_end);
+		needs |= control->cap.ops->needs(
+			control->cap.self, step, needs & PSGD_NEED_DECISION);
 	return needs;
 }
 

@@ -108,9 +108,18 @@ START_TEST(one_round)
 	ck_assert_int_eq(psgd_cost_round(NULL, &sum, &ns), PSGD_ERR_INVALID);
 	ck_assert_int_eq(psgd_cost_round(&cost, NULL, &ns), PSGD_ERR_INVALID);
 	ck_assert_int_eq(psgd_cost_round(&cost, &sum, NULL), PSGD_ERR_INVALID);
+	/* The first 3000 bytes are free. */
+	cost.delay_ns = -3000 * cost.ns_per_byte;
+	ck_assert_int_eq(psgd_cost_round(&cost, &sum, &ns), PSGD_OK);
+	ck_assert_double_eq_tol(ns, 1000 * cost.ns_per_byte, 1e-3);
+	ck_assert_int_eq(psgd_cost_round(&cost, &gather, &ns), PSGD_OK);
+	ck_assert_double_eq_tol(ns, 1000 * cost.ns_per_byte, 1e-3);
+	cost.delay_ns *= 2;
+	ck_assert_int_eq(psgd_cost_round(&cost, &sum, &ns), PSGD_OK);
+	ck_assert_double_eq(ns, 0);
 	cost.n_workers = 0;
 	ck_assert_int_eq(psgd_cost_round(&cost, &gather, &ns), PSGD_ERR_INVALID);
-	cost.delay_ns = -1;
+	cost.ns_per_byte = -1;
 	ck_assert_int_eq(psgd_cost_round(&cost, &sum, &ns), PSGD_ERR_INVALID);
 }
 END_TEST
@@ -230,7 +239,7 @@ START_TEST(predict_refused)
 		{&negative, 0, 0, 0}, {&plan, -1, 0, 0}, {&plan, 0, -1, 0}, {&plan, 0, 0, -1}};
 	struct psgd_cost_link link = link_of(1, 1);
 	struct psgd_cost_link bad_link[] = {
-		link_of(-1, 0), link_of(0, -1), link_of(NAN, 0), link_of(0, INFINITY)};
+		link_of(0, -1), link_of(NAN, 0), link_of(-INFINITY, 0), link_of(0, INFINITY)};
 	struct psgd_cost out = PSGD_INIT(psgd_cost);
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)

@@ -57,13 +57,16 @@ static struct psgd_decision begin(struct psgd_controller *control, struct scene 
 	return d;
 }
 
-/* One step at the rank in force, and the decision after it. */
+/* One step at the rank in force, and the decision after it; the one before, if none is asked for.
+ */
 static struct psgd_decision step(struct psgd_controller *control, struct scene *s, uint64_t number)
 {
 	uint32_t ranks[1];
 	struct psgd_observation seen = scene_observe(s, number, ranks);
-	struct psgd_decision decision = scene_decide(control, &seen);
+	static struct psgd_decision decision;
 
+	if (control->ops->needs(control->self, number, 0, false) & PSGD_NEED_DECISION)
+		decision = scene_decide(control, &seen);
 	s->rank = decision.rank;
 	return decision;
 }

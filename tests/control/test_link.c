@@ -181,7 +181,7 @@ START_TEST(one_size)
 
 		step(&w, near, 3, 1.0);
 		ck_assert_double_gt(line(&w, 100000), line(&w, 50000) * 1.2);
-		ck_assert_double_lt(line(&w, 100000), line(&w, 50000) * 2.01);
+		ck_assert_double_lt(line(&w, 100000), line(&w, 50000) * 2.2);
 	}
 }
 END_TEST
@@ -252,7 +252,39 @@ START_TEST(gathers)
 }
 END_TEST
 
-/* Nonsense does not get in; the extremes of the types give finite, non-negative lines. */
+/*
+ * Through a token bucket the first bytes of a message take no time: the rate is found all the same,
+ * also when it changes, and by messages that are hardly larger than the bucket.
+ */
+START_TEST(free_bytes)
+{
+	static const uint64_t sizes[] = {4200, 9300, 5000, 6100};
+	const double free = 3028;
+
+	for (uint64_t seed = 1; seed <= 50; seed++) {
+		struct wire w;
+
+		wire_init(&w, seed);
+		w.noise = seed % 2 ? 0.03 : 0;
+		w.per_byte = 400;
+		for (int i = 0; i < 90; i++) {
+			if (i == 60)
+				w.per_byte = 1600;
+			w.delay = -free * w.per_byte;
+			step(&w, sizes, 4, 1.0);
+			if (i % 60 < 16)
+				continue;
+			/* Also for twice and four times the rank. */
+			for (double bytes = 4200; bytes < 40000; bytes *= 2)
+				ck_assert_double_eq_tol(
+					line(&w, bytes) / (w.per_byte * (bytes - free)), 1.0,
+					w.noise > 0 ? 0.2 : 0.06);
+		}
+	}
+}
+END_TEST
+
+/* Nonsense does not get in; the extremes of the types give finite lines. */
 START_TEST(hostile)
 {
 	struct psgd__link_fit fit = {0};
@@ -267,7 +299,7 @@ START_TEST(hostile)
 	ck_assert_uint_eq(fit.n_steps, 0);
 	for (size_t i = 0; i < 64; i++) {
 		psgd__link_fit_add(&fit, wild + i % 4, 1 + (i / 4) % (4 - i % 4));
-		ck_assert(isfinite(fit.delay_ns) && fit.delay_ns >= 0);
+		ck_assert(isfinite(fit.delay_ns));
 		ck_assert(isfinite(fit.ns_per_byte) && fit.ns_per_byte >= 0);
 	}
 }
@@ -328,6 +360,7 @@ static Suite *suite(void)
 	tcase_add_test(t, bad_steps);
 	tcase_add_test(t, change);
 	tcase_add_test(t, small_change);
+	tcase_add_test(t, free_bytes);
 	tcase_add_test(t, one_size);
 	tcase_add_test(t, new_sizes);
 	tcase_add_test(t, thinned);
