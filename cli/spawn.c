@@ -1,4 +1,4 @@
-/* Starts one worker. SPDX-License-Identifier: MIT */
+/* Starts children, and workers. SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -7,14 +7,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "family.h"
 #include "run.h"
-
-/* What a worker becomes from fork to exec. */
-struct start {
-	char **command, **environment;
-	const sigset_t *mask;
-	int out, err, progress; /* progress -1: none */
-};
 
 static void close_fd(int *fd)
 {
@@ -23,8 +17,8 @@ static void close_fd(int *fd)
 	*fd = -1;
 }
 
-/* Only the child runs this; it comes back when exec fails. */
-static void become_worker(const struct start *start, pid_t parent)
+/* Only the child runs this; it comes back when it cannot. */
+static void become(const struct cli_start *start, pid_t parent)
 {
 	int null_fd = open("/dev/null", O_RDONLY);
 
@@ -40,11 +34,13 @@ static void become_worker(const struct start *start, pid_t parent)
 	dup2(start->err, STDERR_FILENO);
 	if (start->progress >= 0)
 		fcntl(start->progress, F_SETFD, 0);
+	if (start->folder && chdir(start->folder) < 0)
+		return;
 	execvpe(start->command[0], start->command, start->environment);
 }
 
 /* The pipe that carries errno closes by itself when exec succeeds. */
-static pid_t fork_worker(const struct start *start)
+pid_t cli_start(const struct cli_start *start)
 {
 	int report[2], failure = 0;
 	pid_t parent = getpid(), pid;
@@ -53,7 +49,7 @@ static pid_t fork_worker(const struct start *start)
 		return -1;
 	pid = fork();
 	if (pid == 0) {
-		become_worker(start, parent);
+		become(start, parent);
 		failure = errno;
 		if (write(report[1], &failure, sizeof(failure)) < 0)
 			_exit(CLI_FAILED);
@@ -75,7 +71,7 @@ static pid_t fork_worker(const struct start *start)
 	return pid;
 }
 
-static bool open_pipes(struct cli_pipes *pipes, struct start *start)
+static bool open_pipes(struct cli_pipes *pipes, struct cli_start *start)
 {
 	int pair[2], relay[2];
 
@@ -93,7 +89,7 @@ static bool open_pipes(struct cli_pipes *pipes, struct start *start)
 
 pid_t cli_spawn(const struct cli_job *job, size_t i, const sigset_t *mask, struct cli_pipes *pipes)
 {
-	struct start start = {.command = job->command, .mask = mask, .err = -1, .progress = -1};
+	struct cli_start start = {.command = job->command, .mask = mask, .err = -1, .progress = -1};
 	struct cli_strings environment = {0};
 	char log_path[PATH_MAX];
 	pid_t pid = -1;
@@ -107,7 +103,7 @@ pid_t cli_spawn(const struct cli_job *job, size_t i, const sigset_t *mask, struc
 	if (pipes ? open_pipes(pipes, &start) : (start.err = start.out) >= 0) {
 		cli_worker_environment(job, i, start.progress, &environment);
 		start.environment = environment.items;
-		pid = fork_worker(&start);
+		pid = cli_start(&start);
 	}
 	saved = errno;
 	if (pipes) {
