@@ -13,14 +13,13 @@
 #include <math.h>
 #include <string.h>
 
-#define FORGET 0.9	 /* weight of a step against that of the step after it */
-#define ROUNDS 8	 /* of reweighting */
-#define SCALE_FLOOR 0.02 /* relative residuals below this are all equally good */
-#define CAUCHY 2.385	 /* of the scale: 95 % efficient for normal residuals */
-#define PRIOR 0.05	 /* messages' worth of evidence that the delay is 0 */
-#define MOST_FREE 0.8 /* of the smallest message: the line through few of them is steep by chance  \
-		       */
-#define LEAST 0.05    /* of the time at the full rate, where the line is lower */
+#define FORGET 0.9	  /* weight of a step against that of the step after it */
+#define ROUNDS 8	  /* of reweighting */
+#define SCALE_FLOOR 0.02  /* relative residuals below this are all equally good */
+#define CAUCHY 2.385	  /* of the scale: 95 % efficient for normal residuals */
+#define PRIOR 0.05	  /* messages' worth of evidence that the delay is 0 */
+#define MOST_FREE 0.8	  /* of the smallest message: few messages can make a steep line */
+#define LEAST 0.05	  /* of the time at the full rate, where the line is lower */
 #define ANCHOR_WEIGHT 0.5 /* of a remembered message against a new one */
 #define ANCHOR_PACE 0.05  /* at which it follows what is observed: one late message is nothing */
 #define ANCHOR_SEEN 4	  /* messages before it counts */
@@ -355,7 +354,8 @@ bool psgd__link_fit_possible(const struct psgd__link_fit *fit)
 		!(fit->known_delay_ns >= 0.0 && fit->known_delay_ns < 1e18) ||
 		!(fit->known_free_bytes >= 0.0 && fit->known_free_bytes < 1e19) ||
 		!(fit->prior_ns_per_byte >= 0.0 && fit->prior_ns_per_byte < 1e18) ||
-		!(fit->ns_per_byte >= 0.0 && fit->ns_per_byte < 1e18))
+		!(fit->ns_per_byte >= 0.0 && fit->ns_per_byte < 1e18) ||
+		(fit->delay_ns < 0.0 && fit->ns_per_byte == 0.0))
 		return false;
 	for (size_t k = 0; k < fit->n_steps; k++) {
 		const struct psgd__fit_step *step = &fit->step[k];
