@@ -1,20 +1,17 @@
 /*
- * Finds the module psgd-gloo.so, and brings the workers together: each tells the others whether it
+ * Opens the module psgd-gloo.so, and brings the workers together: each tells the others whether it
  * is ready and where it listens, then whether it is connected. So either all succeed, or all fail
  * at once and know because of whom.
  */
-#include <dlfcn.h>
 #include <net/if.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "base/module.h"
 #include "transport/module.h"
 #include "transport/queue.h"
 #include "transport/request.h"
 
 #define DEFAULT_TIMEOUT_NS (60 * INT64_C(1000000000))
-#define MODULE_FILE "psgd-gloo.so"
-#define PATH_BYTES 4096
 #define HELLO_MAGIC 0x50534744u
 #define TEXT_BYTES 200
 
@@ -27,65 +24,16 @@ struct hello {
 
 struct gloo {
 	const struct psgd__gloo_module *module;
-	void *library; /* of dlopen */
+	void *library; /* of psgd__module_open */
 	void *mesh;
 };
 
-/* The folder this library was loaded from. */
-static bool own_folder(char *path, size_t bytes)
-{
-	static const char anchor;
-	Dl_info info;
-	const char *slash;
-
-	if (!dladdr(&anchor, &info) || !info.dli_fname)
-		return false;
-	slash = strrchr(info.dli_fname, '/');
-	if (!slash)
-		psgd__text(path, bytes, ".");
-	else
-		psgd__text(path, bytes, "%.*s", (int)(slash - info.dli_fname), info.dli_fname);
-	return true;
-}
-
-static bool find_module(const char *folder, char *path, size_t bytes)
-{
-	char own[PATH_BYTES];
-
-	if (folder) {
-		psgd__text(path, bytes, "%s/" MODULE_FILE, folder);
-		return true;
-	}
-	if (!own_folder(own, sizeof(own)))
-		return false;
-	psgd__text(path, bytes, "%s/psgd/" MODULE_FILE, own);
-	if (access(path, F_OK))
-		psgd__text(path, bytes, "%s/" MODULE_FILE, own);
-	return true;
-}
-
 static psgd_status load_module(struct gloo *g, const char *folder, char *reason, size_t bytes)
 {
-	char path[PATH_BYTES + 64];
+	const struct psgd__module module = {"Gloo", "psgd-gloo.so", PSGD__GLOO_ENTRY_NAME};
 	psgd__gloo_entry entry;
-	void *symbol;
 
-	if (!find_module(folder, path, sizeof(path))) {
-		psgd__text(reason, bytes, "cannot tell where the library is");
-		return PSGD_ERR_UNSUPPORTED;
-	}
-	/* The code stays mapped: what the C++ runtime registered for a thread may outlive us. */
-	g->library = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-	if (!g->library) {
-		psgd__text(reason, bytes, "no Gloo module: %s", dlerror());
-		return PSGD_ERR_UNSUPPORTED;
-	}
-	symbol = dlsym(g->library, PSGD__GLOO_ENTRY_NAME);
-	if (!symbol) {
-		psgd__text(reason, bytes, "%s is of another version", path);
-		return PSGD_ERR_UNSUPPORTED;
-	}
-	memcpy(&entry, &symbol, sizeof(entry));
+	PSGD__TRY(psgd__module_open(&module, folder, &g->library, &entry, reason, bytes));
 	g->module = entry();
 	return PSGD_OK;
 }
@@ -111,8 +59,7 @@ static void jobs_close(void *self)
 
 	if (g->mesh)
 		g->module->close(g->mesh);
-	if (g->library)
-		dlclose(g->library);
+	psgd__module_close(g->library);
 	free(g);
 }
 
