@@ -31,6 +31,7 @@ build() {
     cp -r "$here/configs" "$here/tools/container.sh" "$stage$share/"
     needed_packages "$stage" >"$stage$share/packages"
     grep -q gloo "$stage$share/packages"
+    grep -q libnl-route "$stage$share/packages"
 }
 
 install() {

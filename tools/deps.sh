@@ -13,6 +13,8 @@ packages=(
     meson ninja-build pkg-config gcc g++
     # transport between processes, the example trainer's layers
     libgloo-dev libdnnl-dev
+    # shaping by the kernel
+    libnl-route-3-dev
     # configuration, records, rendezvous, random numbers, parameter hash, packed data
     libcyaml-dev libyaml-dev libjansson-dev libssl-dev librandom123-dev libxxhash-dev zlib1g-dev
     # image files of data sets
@@ -23,6 +25,8 @@ packages=(
 test_packages=(
     # framework, checks of the tree, the second compiler
     check clang-14 clang-format-14
+    # what shaping leaves on an interface, against what tc and ip say
+    iproute2
     # the hook for PyTorch
     python3-torch python3-numpy
 )

@@ -3,15 +3,11 @@
 
 #include "base/base.h"
 #include "base/philox.h"
-
-#include <psgd/shaper.h>
+#include "shape/link.h"
 
 typedef unsigned __int128 wide;
 
-#define DEFAULT_BURST_BYTES 3028
 #define NS_PER_S 1000000000
-#define PPM 1000000
-#define FRAME_BYTES 1500
 #define MAX_FRAMES 1048576 /* drawn one by one; of more, the same share is lost */
 #define MAX_FLIGHTS 1000   /* of one step: then the link has mercy */
 #define LOSS_KEY UINT64_C(0x6c6f7373)
@@ -48,7 +44,7 @@ static int64_t add_ns(int64_t a, wide b)
 static void bucket_set(struct bucket *b, uint64_t bps, uint64_t burst)
 {
 	b->bps = bps;
-	b->depth = tokens_of(burst ? burst : DEFAULT_BURST_BYTES);
+	b->depth = tokens_of(burst ? burst : PSGD__FULL_FRAMES_BYTES);
 	if (b->tokens > b->depth)
 		b->tokens = b->depth;
 }
@@ -115,7 +111,7 @@ static uint64_t n_lost(const struct model *m, const struct trip *trip, uint64_t 
 
 		psgd__philox((uint64_t)key[1] << 32 | key[0], counter, word);
 		for (uint64_t k = 0; k < 4 && i + k < drawn; k++)
-			lost += (uint64_t)word[k] * PPM < (uint64_t)m->link.loss_ppm << 32;
+			lost += (uint64_t)word[k] * PSGD__PPM < (uint64_t)m->link.loss_ppm << 32;
 	}
 	return n > drawn ? (uint64_t)((wide)lost * n / drawn) : lost;
 }
@@ -126,14 +122,15 @@ static int64_t send_step(struct model *m, struct trip trip, uint64_t bytes, int6
 	for (int flight = 0;; flight++) {
 		int64_t sent = bucket_pass(&m->out, bytes, now);
 		int64_t received = bucket_pass(&m->in, bytes, now);
-		uint64_t frames = bytes / FRAME_BYTES + (bytes % FRAME_BYTES != 0), lost = 0;
+		uint64_t frames = bytes / PSGD__FRAME_BYTES + (bytes % PSGD__FRAME_BYTES != 0),
+			 lost = 0;
 
 		now = add_ns(sent > received ? sent : received, trip_delay(m, &trip));
 		if (m->link.loss_ppm && flight < MAX_FLIGHTS)
 			lost = n_lost(m, &trip, frames);
 		if (!lost)
 			return now;
-		bytes = lost < frames ? lost * FRAME_BYTES : bytes;
+		bytes = lost < frames ? lost * PSGD__FRAME_BYTES : bytes;
 		trip.number++;
 		now = add_ns(now, trip_delay(m, &trip));
 		trip.number++;
@@ -155,11 +152,11 @@ static int64_t model_admit(void *self, const struct psgd_message *message, int64
 	return now;
 }
 
-static psgd_status check_link(struct psgd_link *out, const struct psgd_link *in)
+psgd_status psgd__link_check(struct psgd_link *out, const struct psgd_link *in)
 {
 	PSGD__TRY(psgd__copy_options(out, sizeof(*out), in));
 	if (out->reserved || out->delay_ns < 0 || out->jitter_ns < 0 ||
-		out->jitter_ns > out->delay_ns || out->loss_ppm >= PPM)
+		out->jitter_ns > out->delay_ns || out->loss_ppm >= PSGD__PPM)
 		return PSGD_ERR_INVALID;
 	return PSGD_OK;
 }
@@ -169,7 +166,7 @@ static psgd_status model_set_link(void *self, const struct psgd_link *link)
 	struct model *m = self;
 	struct psgd_link l;
 
-	PSGD__TRY(check_link(&l, link));
+	PSGD__TRY(psgd__link_check(&l, link));
 	pthread_mutex_lock(&m->lock);
 	m->link = l;
 	bucket_set(&m->out, l.egress_bps, l.burst_bytes);
@@ -202,7 +199,7 @@ psgd_status psgd_shaper_model(const struct psgd_link *link, struct psgd_shaper *
 	if (!out)
 		return PSGD_ERR_INVALID;
 	*out = (struct psgd_shaper){0};
-	PSGD__TRY(check_link(&l, link));
+	PSGD__TRY(psgd__link_check(&l, link));
 	m = psgd__calloc(1, sizeof(*m));
 	if (!m)
 		return PSGD_ERR_NOMEM;
