@@ -167,6 +167,9 @@ psgd_status checkpoint_restore(struct trainer *t)
 	if (!psgd_stack_resumes(t->stack, NULL))
 		return PSGD_OK;
 	status = psgd_stack_load(t->stack, load_state, t);
+	if (!status)
+		status = psgd_stack_compare(
+			t->stack, "parameters, momentum or position", step_state_hash(t));
 	if (status)
 		return trainer_fail(t, status, "going on from a checkpoint");
 	(void)printf("going on from iteration %" PRIu64 " of %" PRIu64 ", epoch %" PRIu64 "\n",

@@ -18,6 +18,15 @@ uint64_t step_params_hash(const struct net *net)
 	return hash ? hash : 1;
 }
 
+uint64_t step_state_hash(const struct trainer *t)
+{
+	const uint64_t parts[] = {step_params_hash(&t->net),
+		XXH3_64bits(t->momentum, t->net.n_params * sizeof(float)), t->iteration, t->epoch,
+		t->batch};
+
+	return XXH3_64bits(parts, sizeof(parts));
+}
+
 /* Forward, loss, backward; of the step's last batch buckets leave while backward goes on. */
 static psgd_status compute(struct trainer *t, uint64_t epoch, size_t i, struct loss *loss)
 {

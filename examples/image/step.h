@@ -23,4 +23,7 @@ psgd_status step_run(struct trainer *trainer, const struct step *step, struct lo
 /* Of the parameters. Never 0, which a session takes for "not given". */
 uint64_t step_params_hash(const struct net *net);
 
+/* Of all that the workers must hold alike when a step begins. */
+uint64_t step_state_hash(const struct trainer *trainer);
+
 #endif

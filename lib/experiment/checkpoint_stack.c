@@ -162,3 +162,19 @@ psgd_status psgd_stack_load(psgd_stack *stack, psgd_checkpoint_load_fn load, voi
 	stack->text[0] = '\0';
 	return psgd__stack_agree(stack, load_checkpoint(stack, load, user));
 }
+
+psgd_status psgd_stack_compare(psgd_stack *stack, const char *what, uint64_t hash)
+{
+	uint64_t first = hash;
+	psgd_status status = PSGD_OK;
+
+	if (!stack || !what)
+		return PSGD_ERR_INVALID;
+	stack->text[0] = '\0';
+	PSGD__TRY(psgd__stack_share(stack, &first, sizeof(first)));
+	if (first != hash)
+		status = psgd__stack_fail(stack, PSGD_ERR_MISMATCH,
+			"%s on worker %" PRIu32 " differ from worker 0's", what,
+			stack->launch.worker);
+	return psgd__stack_agree(stack, status);
+}

@@ -90,6 +90,9 @@ char *psgd__read_text(const char *path);
 /* Every worker learns how each fared, so that all go on or all end with the same status. */
 psgd_status psgd__stack_agree(struct psgd_stack *stack, psgd_status own);
 
+/* Worker 0's bytes to all workers, of the same number everywhere. */
+psgd_status psgd__stack_share(struct psgd_stack *stack, void *data, size_t bytes);
+
 /* Fills stack->resume by what PSGD_RESUME says and the workers hold. On all workers. */
 psgd_status psgd__stack_find_checkpoint(struct psgd_stack *stack);
 /* Removes this worker's checkpoints that are not of the run that begins. */

@@ -117,6 +117,22 @@ psgd_status psgd__stack_agree(struct psgd_stack *stack, psgd_status own)
 	return status;
 }
 
+psgd_status psgd__stack_share(struct psgd_stack *stack, void *data, size_t bytes)
+{
+	void *shared = NULL;
+	size_t n = 0;
+	psgd_status status = psgd_rendezvous_share(stack->rendezvous, data, bytes, &shared, &n);
+
+	if (!status && n != bytes)
+		status = PSGD_ERR_MISMATCH;
+	if (!status)
+		memcpy(data, shared, bytes);
+	else
+		psgd__stack_rendezvous_failed(stack, status);
+	free(shared);
+	return status;
+}
+
 static psgd_status compare_with(struct psgd_stack *stack, const char *first, const char *own)
 {
 	char *table = NULL;

@@ -97,19 +97,9 @@ static psgd_status give_order(struct psgd_stack *stack, struct order *order)
 static psgd_status hear_order(struct psgd_stack *stack, struct order *order)
 {
 	psgd_status status = stack->launch.worker == 0 ? give_order(stack, order) : PSGD_OK;
-	void *shared = NULL;
-	size_t bytes = 0;
 
 	PSGD__TRY(psgd__stack_agree(stack, status));
-	status = psgd_rendezvous_share(stack->rendezvous, order, sizeof(*order), &shared, &bytes);
-	if (!status && bytes != sizeof(*order))
-		status = PSGD_ERR_MISMATCH;
-	if (!status)
-		memcpy(order, shared, sizeof(*order));
-	else
-		psgd__stack_rendezvous_failed(stack, status);
-	free(shared);
-	return status;
+	return psgd__stack_share(stack, order, sizeof(*order));
 }
 
 /* --- what the workers have --- */

@@ -3,6 +3,7 @@
 #include <glob.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -330,15 +331,15 @@ static void run_apart(const char *rest, double kill_s, const char *watched, int 
 	ck_assert(no_trainer_within(20));
 }
 
-static void flip_byte(const char *path)
+static void flip_byte(const char *path, long at, int whence)
 {
 	FILE *file = fopen(path, "r+");
 	int byte;
 
 	ck_assert_msg(file != NULL, "%s", path);
-	ck_assert_int_eq(fseek(file, -100, SEEK_END), 0);
+	ck_assert_int_eq(fseek(file, at, whence), 0);
 	byte = fgetc(file);
-	ck_assert_int_eq(fseek(file, -100, SEEK_END), 0);
+	ck_assert_int_eq(fseek(file, at, whence), 0);
 	fputc(byte ^ 1, file);
 	ck_assert_int_eq(fclose(file), 0);
 }
@@ -356,7 +357,7 @@ START_TEST(every_worker_has_its_own)
 	ck_assert(exists("own1/ckpt/iter_00000021/worker1.json"));
 	ck_assert(!exists("own1/ckpt/iter_00000021/worker0.json"));
 	ck_assert(!exists("own1/ckpt/iter_00000012"));
-	flip_byte("own2/ckpt/iter_00000021/worker2.safetensors");
+	flip_byte("own2/ckpt/iter_00000021/worker2.safetensors", -100, SEEK_END);
 	ck_assert_int_eq(unlink("own1/ckpt/iter_00000018/worker1.json"), 0);
 	run_apart("training.max_iterations=40 --resume auto", 0, NULL, 0);
 	log = read_text("own2/worker2.log");
@@ -378,6 +379,63 @@ START_TEST(every_worker_has_its_own)
 END_TEST
 
 /* ---- what is refused, and what is not ---- */
+
+/* The 64 digits of sha256sum. */
+static void sum_of(const char *path, char out[65])
+{
+	char command[256];
+	FILE *pipe;
+
+	snprintf(command, sizeof(command), "sha256sum %s", path);
+	pipe = popen(command, "r");
+	ck_assert_ptr_nonnull(pipe);
+	ck_assert_int_eq(fscanf(pipe, "%64s", out), 1);
+	ck_assert_int_eq(pclose(pipe), 0);
+}
+
+/* Where the first array of that name's beginning has its values; the header is JSON in one line. */
+static long values_at(const char *path, const char *name)
+{
+	static char header[1 << 20];
+	unsigned char length[8];
+	FILE *file = fopen(path, "r");
+	const char *at;
+	long offset;
+	size_t n = 0;
+
+	ck_assert_msg(file != NULL, "%s", path);
+	ck_assert_uint_eq(fread(length, 1, 8, file), 8);
+	for (int i = 8; i-- > 0;)
+		n = n << 8 | length[i];
+	ck_assert_uint_lt(n, sizeof(header));
+	ck_assert_uint_eq(fread(header, 1, n, file), n);
+	header[n] = '\0';
+	fclose(file);
+	at = strstr(header, name);
+	ck_assert_msg(at != NULL, "%s has no %s", path, name);
+	at = strstr(at, "\"data_offsets\":[");
+	ck_assert(at && sscanf(at, "\"data_offsets\":[%ld", &offset) == 1);
+	return 8 + (long)n + offset;
+}
+
+/* Changes the last bit of an array's first value, and the manifest so that nobody notices. */
+static void alter(const char *checkpoint, const char *name)
+{
+	char values[128], manifest[128], before[65], after[65], *text, *at;
+
+	snprintf(values, sizeof(values), "%s.safetensors", checkpoint);
+	snprintf(manifest, sizeof(manifest), "%s.json", checkpoint);
+	sum_of(values, before);
+	flip_byte(values, values_at(values, name), SEEK_SET);
+	sum_of(values, after);
+	ck_assert_str_ne(before, after);
+	text = strdup(read_text(manifest));
+	at = strstr(text, before);
+	ck_assert_msg(at != NULL, "%s: %s", manifest, text);
+	memcpy(at, after, 64);
+	write_text(manifest, text);
+	free(text);
+}
 
 static void refused(const char *rest, const char *why)
 {
@@ -427,6 +485,31 @@ START_TEST(refusals)
 }
 END_TEST
 
+/* No sum of a file tells that workers hold different things; training must not go on from them. */
+START_TEST(unequal_workers_do_not_go_on)
+{
+	static const char *const names[] = {"\"trainer/params/", "\"trainer/momentum/"};
+	const char *checkpoint = "r/ckpt/iter_00000006/worker1";
+	static struct ended ended;
+	char seen[COLUMN_BYTES];
+
+	write_config("test.yaml", fixed_rank);
+	check_finished(run(TWO, "r", "training.max_iterations=6"), "r");
+	for (size_t i = 0; i < 2; i++) {
+		alter(checkpoint, names[i]);
+		ended = run(TWO, "r", "training.max_iterations=9 --resume auto");
+		ck_assert_int_eq(ended.code, 1);
+		ck_assert_msg(strstr(ended.err, "parameters, momentum or position on worker 1 "
+						"differ from worker 0's") != NULL,
+			"%s", ended.err);
+		read_column("r", "iteration", seen, sizeof(seen));
+		ck_assert_str_eq(seen, "0\n1\n2\n3\n4\n5\n");
+		alter(checkpoint, names[i]); /* as it was */
+	}
+	check_finished(run(TWO, "r", "training.max_iterations=9 --resume auto"), "r");
+}
+END_TEST
+
 START_TEST(unfinished_run_is_kept)
 {
 	struct rng draws = {5};
@@ -459,6 +542,7 @@ static Suite *suite(void)
 	tcase_add_test(c, calibration_waits_for_its_verdict);
 	tcase_add_test(c, every_worker_has_its_own);
 	tcase_add_test(c, refusals);
+	tcase_add_test(c, unequal_workers_do_not_go_on);
 	tcase_add_test(c, unfinished_run_is_kept);
 	suite_add_tcase(s, c);
 	return s;

@@ -126,6 +126,15 @@ PSGD_API bool psgd_stack_resumes(
  */
 PSGD_API psgd_status psgd_stack_load(psgd_stack *stack, psgd_checkpoint_load_fn load, void *user);
 
+/*
+ * Compares a hash over the workers: what has been loaded is to be alike before training goes on,
+ * and a checkpoint cannot tell that it was changed, or is of another moment. Not through the
+ * session, so that nothing of it is in the bytes of a step. `what`, in the plural, begins the text.
+ * Between two steps; blocks. Errors, alike on all workers: INVALID, MISMATCH (psgd_stack_error
+ * names the workers that differ from worker 0, one a line), those of the rendezvous.
+ */
+PSGD_API psgd_status psgd_stack_compare(psgd_stack *stack, const char *what, uint64_t hash);
+
 /* True: PSGD_RESUME names a run that has finished. There is no psgd_stack_run, nothing to do. */
 PSGD_API bool psgd_stack_done(const psgd_stack *stack);
 
