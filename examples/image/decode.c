@@ -21,6 +21,27 @@ size_t decode_shrunk(size_t side, unsigned shrink)
 	return (side + shrink - 1) / shrink;
 }
 
+/* No library has a code for it. */
+static bool lacks_memory(const char *reason)
+{
+	static const char *const texts[] = {
+		"out of memory", "insufficient memory", "memory allocation failure"};
+
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+		if (strcasestr(reason, texts[i]))
+			return true;
+	return false;
+}
+
+psgd_status decode_refuse(const struct encoded *image, const char *format, const char *reason,
+	struct image_error *error)
+{
+	if (lacks_memory(reason))
+		return image_fail(error, PSGD_ERR_NOMEM, "%s: out of memory", image->path);
+	return image_fail(
+		error, PSGD_ERR_CONFIG, "%s: damaged %s image: %s", image->path, format, reason);
+}
+
 psgd_status decode_size(struct decoder *decoder, const struct encoded *image, size_t *cols,
 	size_t *rows, struct image_error *error)
 {

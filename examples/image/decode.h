@@ -40,13 +40,21 @@ bool decode_shrinks(const struct encoded *image);
 size_t decode_shrunk(size_t side, unsigned shrink);
 
 /*
- * After decode_size: rows of red, green, blue. Grey is expanded, inks (CMYK) are mixed, what is
- * transparent is laid on black. shrink: 1, or 2, 4, 8 where decode_shrinks: so many times smaller
- * in each direction, rounded up; done on the way, so that it takes less time.
+ * After decode_size: rows of red, green, blue. Grey is expanded, inks (CMYK) are mixed: 255 is full
+ * ink, or none in a file with a marker of Adobe's programs. What is transparent is laid on black.
+ * shrink: 1, or 2, 4, 8 where decode_shrinks: so many times smaller in each direction, rounded up;
+ * done on the way, so that it takes less time.
  * out: decode_shrunk(cols) * decode_shrunk(rows) * 3 bytes. Errors: as decode_size.
  */
 psgd_status decode_pixels(struct decoder *decoder, const struct encoded *image, unsigned shrink,
 	uint8_t *out, struct image_error *error);
+
+/*
+ * What a library says of an image that it could not decode, in a line. CONFIG, unless it lacked
+ * memory: NOMEM, since that says nothing about the image. format: "JPEG", "PNG".
+ */
+psgd_status decode_refuse(const struct encoded *image, const char *format, const char *reason,
+	struct image_error *error);
 
 /* Of the formats; decode_size and decode_pixels find the right one. */
 psgd_status decode_jpeg_size(struct decoder *decoder, const struct encoded *image, size_t *cols,

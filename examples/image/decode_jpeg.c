@@ -9,13 +9,16 @@
 /* Scans are limited: a small progressive file can ask for hours. */
 #define FLAGS (TJFLAG_ACCURATEDCT | TJFLAG_LIMITSCANS)
 
+enum { SCAN = 0xda, APP14 = 0xee, ADOBE_BYTES = 14 }; /* markers; a segment with its length */
+
 /* What a failure left in the library's decoder would spoil the next image: it begins anew. */
 static psgd_status refuse(struct decoder *decoder, const struct encoded *image, const char *reason,
 	struct image_error *error)
 {
-	(void)image_fail(error, PSGD_ERR_CONFIG, "%s: damaged JPEG image: %s", image->path, reason);
+	psgd_status status = decode_refuse(image, "JPEG", reason, error);
+
 	decode_jpeg_finish(decoder);
-	return PSGD_ERR_CONFIG;
+	return status;
 }
 
 static psgd_status read_header(struct decoder *decoder, const struct encoded *image, int *cols,
@@ -71,19 +74,48 @@ static psgd_status decompress(struct decoder *decoder, const struct encoded *ima
 	return PSGD_OK;
 }
 
-/* Files have inks inverted, as Adobe's programs write them: 255 is none. */
+/*
+ * Whether one of the segments before the image's data is Adobe's. What cannot be walked through is
+ * damaged, as the library will find.
+ */
+static bool is_adobes(const struct encoded *image)
+{
+	const uint8_t *bytes = image->bytes;
+	size_t at = 2, length;
+
+	while (at + 4 <= image->n && bytes[at] == 0xff && bytes[at + 1] != SCAN) {
+		length = (size_t)bytes[at + 2] << 8 | bytes[at + 3];
+		if (bytes[at + 1] == 0xff) { /* one that fills */
+			at++;
+			continue;
+		}
+		if (length < 2 || length > image->n - at - 2)
+			return false;
+		if (bytes[at + 1] == APP14 && length >= ADOBE_BYTES &&
+			memcmp(bytes + at + 4, "Adobe", 5) == 0)
+			return true;
+		at += 2 + length;
+	}
+	return false;
+}
+
+/* Adobe's programs write inks inverted, 255 is none; others, as it is said, write 255 for full. */
 static psgd_status mix_inks(struct decoder *decoder, const struct encoded *image, size_t cols,
 	size_t rows, uint8_t *out, struct image_error *error)
 {
+	const unsigned flip = is_adobes(image) ? 0 : 255;
 	uint8_t *inks = malloc(cols * rows * 4);
 	psgd_status status;
 
 	if (!inks)
 		return image_fail(error, PSGD_ERR_NOMEM, "%s: out of memory", image->path);
 	status = decompress(decoder, image, cols, rows, TJPF_CMYK, inks, error);
-	for (size_t i = 0; !status && i < cols * rows; i++)
+	for (size_t i = 0; !status && i < cols * rows; i++) {
+		unsigned black = inks[4 * i + 3] ^ flip;
+
 		for (size_t c = 0; c < 3; c++)
-			out[3 * i + c] = (uint8_t)((inks[4 * i + c] * inks[4 * i + 3] + 127) / 255);
+			out[3 * i + c] = (uint8_t)(((inks[4 * i + c] ^ flip) * black + 127) / 255);
+	}
 	free(inks);
 	return status;
 }

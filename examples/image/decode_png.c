@@ -6,8 +6,7 @@
 static psgd_status refuse(
 	const struct encoded *image, const png_image *png, struct image_error *error)
 {
-	return image_fail(
-		error, PSGD_ERR_CONFIG, "%s: damaged PNG image: %s", image->path, png->message);
+	return decode_refuse(image, "PNG", png->message, error);
 }
 
 psgd_status decode_png_size(

@@ -92,6 +92,53 @@ START_TEST(test_inks)
 }
 END_TEST
 
+/* What is stored of the inks before the transform is undone: they were encoded by way of it. */
+static double stored(size_t col, size_t row, size_t channel)
+{
+	static const double share[3][3] = {
+		{0.299, 0.587, 0.114}, {-0.168736, -0.331264, 0.5}, {0.5, -0.418688, -0.081312}};
+	double value = channel ? 128.0 : 0.0;
+
+	if (channel == 3)
+		return photo_value(2, col, row, 3);
+	for (size_t c = 0; c < 3; c++)
+		value += share[channel][c] * (255.0 - photo_value(2, col, row, c));
+	return value;
+}
+
+/* 0: Adobe's, without a transform; 1: without a marker; 2: with one of somebody else. */
+START_TEST(test_whose_inks)
+{
+	static const char marker[] = "\xff\xee\x00\x0e"
+				     "Adobe";
+	struct photo photo = photo_encode(PHOTO_INKS, 40, 24, 2);
+	uint8_t *at = memmem(photo.bytes, photo.n, marker, 9);
+
+	ck_assert_ptr_nonnull(at);
+	if (_i == 0) {
+		at[15] = 0;
+	} else if (_i == 1) {
+		photo.n -= 16;
+		memmove(at, at + 16, photo.n - (size_t)(at - photo.bytes));
+	} else {
+		memcpy(at + 4, "Other", 5);
+	}
+	decode_photo(&photo, 40, 24);
+	for (size_t r = 0; r < 24; r++)
+		for (size_t x = 0; x < 40; x++)
+			for (size_t c = 0; c < 3; c++) {
+				double ink = stored(x, r, c), black = stored(x, r, 3);
+
+				if (_i > 0) {
+					ink = 255.0 - ink;
+					black = 255.0 - black;
+				}
+				expect_near((r * 40 + x) * 3 + c, ink * black / 255.0, 6);
+			}
+	photo_free(&photo);
+}
+END_TEST
+
 /* A pixel of the smaller image is about the mean of those that it stands for. */
 START_TEST(test_shrink)
 {
@@ -230,6 +277,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, test_colour, 0, 2);
 	tcase_add_test(c, test_grey);
 	tcase_add_test(c, test_inks);
+	tcase_add_loop_test(c, test_whose_inks, 0, 3);
 	tcase_add_loop_test(c, test_shrink, 1, 4);
 	tcase_add_test(c, test_png);
 	tcase_add_test(c, test_extraneous);
