@@ -62,19 +62,12 @@ static uint32_t accordion_needs(const void *self, uint64_t step, uint64_t epoch,
 
 static psgd_status fit_layers(struct accordion *a, const struct psgd_observation *seen)
 {
-	if (!seen->tensors || !seen->n_tensors)
-		return PSGD_ERR_INVALID;
-	PSGD__TRY(psgd__grow(&a->ranks, &a->capacity, seen->n_tensors, sizeof(*a->ranks)));
-	if (a->n_layers)
-		return a->n_layers == seen->n_tensors ? PSGD_OK : PSGD_ERR_MISMATCH;
-	free(a->layers);
-	a->layers = psgd__calloc(seen->n_tensors, sizeof(*a->layers));
-	if (!a->layers)
-		return PSGD_ERR_NOMEM;
-	a->n_layers = seen->n_tensors;
-	for (size_t i = 0; i < a->n_layers; i++)
+	bool fresh;
+
+	PSGD__TRY(psgd__fit_layers(seen, &a->layers, &a->n_layers, sizeof(*a->layers), &fresh));
+	for (size_t i = 0; fresh && i < a->n_layers; i++)
 		a->layers[i] = (struct layer){NAN, true};
-	return PSGD_OK;
+	return psgd__grow(&a->ranks, &a->capacity, a->n_layers, sizeof(*a->ranks));
 }
 
 static bool set_high(struct layer *layer, bool high)

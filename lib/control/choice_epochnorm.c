@@ -34,8 +34,6 @@ struct epochnorm {
 static enum regime decide(
 	const struct psgd__epochnorm_facts *facts, struct psgd__choice_verdict *out)
 {
-	*out = (struct psgd__choice_verdict){
-		.rank = facts->current, .value = NAN, .threshold = NAN};
 	if (facts->now < facts->force_max || facts->in_lr_cooldown) {
 		out->rank = facts->max;
 		return FORCE_MAX;
@@ -50,12 +48,16 @@ static enum regime decide(
 	return out->value >= out->threshold ? CRITICAL : NOT_CRITICAL;
 }
 
-struct psgd__choice_verdict psgd__epochnorm_decide(const struct psgd__epochnorm_facts *facts)
+uint32_t psgd__epochnorm_decide(
+	const struct psgd__epochnorm_facts *facts, struct psgd__choice_verdict *out)
 {
-	struct psgd__choice_verdict out;
+	enum regime regime;
 
-	out.regime = regimes[decide(facts, &out)];
-	return out;
+	*out = (struct psgd__choice_verdict){
+		.rank = facts->current, .value = NAN, .threshold = NAN};
+	regime = decide(facts, out);
+	out->regime = regimes[regime];
+	return regime;
 }
 
 static bool is_window_end(const struct epochnorm *e, uint64_t step, uint64_t epoch, bool epoch_end)
@@ -100,7 +102,7 @@ static bool decide_window(const struct epochnorm *e, const struct psgd_observati
 		.max = e->max_rank,
 	};
 
-	s->regime = decide(&facts, &verdict);
+	s->regime = psgd__epochnorm_decide(&facts, &verdict);
 	s->value = verdict.value;
 	s->threshold = verdict.threshold;
 	s->past = norm;

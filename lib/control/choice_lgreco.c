@@ -49,17 +49,10 @@ static uint32_t lgreco_needs(const void *self, uint64_t step, uint64_t epoch, bo
 
 static psgd_status fit_layers(struct lgreco *g, const struct psgd_observation *seen)
 {
-	if (!seen->tensors || !seen->n_tensors)
-		return PSGD_ERR_INVALID;
-	PSGD__TRY(psgd__grow(&g->ranks, &g->capacity, seen->n_tensors, sizeof(*g->ranks)));
-	if (g->n_layers)
-		return g->n_layers == seen->n_tensors ? PSGD_OK : PSGD_ERR_MISMATCH;
-	free(g->layers);
-	g->layers = psgd__calloc(seen->n_tensors, sizeof(*g->layers));
-	if (!g->layers)
-		return PSGD_ERR_NOMEM;
-	g->n_layers = seen->n_tensors;
-	for (size_t i = 0; i < g->n_layers; i++) {
+	bool fresh;
+
+	PSGD__TRY(psgd__fit_layers(seen, &g->layers, &g->n_layers, sizeof(*g->layers), &fresh));
+	for (size_t i = 0; fresh && i < g->n_layers; i++) {
 		int64_t n = 0, m = 0, side;
 
 		g->layers[i].rank = g->options.base_rank;
@@ -70,7 +63,7 @@ static psgd_status fit_layers(struct lgreco *g, const struct psgd_observation *s
 		g->layers[i].limit = side < g->high ? (uint32_t)side : g->high;
 		g->layers[i].rank = psgd__lesser(g->options.base_rank, g->layers[i].limit);
 	}
-	return PSGD_OK;
+	return psgd__grow(&g->ranks, &g->capacity, g->n_layers, sizeof(*g->ranks));
 }
 
 /* Does it take part? What travelled dense goes back to base_rank. */

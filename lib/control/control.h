@@ -201,6 +201,15 @@ psgd_status psgd__cap_live(const struct psgd_live_options *options,
 psgd_status psgd__cap_calibration_take(
 	const struct psgd__cap *cap, const struct psgd_calibration_row *rows, size_t n_rows);
 
+/*
+ * Makes *layers, of a choice that holds `size` bytes of each tensor, fit the session that is seen:
+ * one element a tensor, zeros for the caller to fill when they are *fresh. layers: the pointer's
+ * address; *n is 0 at first, or as a loaded state has it. Errors: INVALID (no tensors),
+ * MISMATCH (a state of another session), NOMEM.
+ */
+psgd_status psgd__fit_layers(
+	const struct psgd_observation *seen, void *layers, size_t *n, size_t size, bool *fresh);
+
 /* The switch of epochnorm at a decision point; everything it may know is here. */
 struct psgd__epochnorm_facts {
 	uint64_t now; /* the unit (epoch or step) that the decision is for */
@@ -211,7 +220,9 @@ struct psgd__epochnorm_facts {
 	bool in_lr_cooldown, in_rank_cooldown;
 };
 
-struct psgd__choice_verdict psgd__epochnorm_decide(const struct psgd__epochnorm_facts *facts);
+/* *out: but for moved and resets. Returns the regime as a number, which state can keep. */
+uint32_t psgd__epochnorm_decide(
+	const struct psgd__epochnorm_facts *facts, struct psgd__choice_verdict *out);
 
 /*
  * Index of the best candidate by the exposed shares measured at each: the largest that is at most

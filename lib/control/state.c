@@ -1,4 +1,4 @@
-/* State of caps and choices as arrays of bytes. */
+/* State of caps and choices: as arrays of bytes, and what choices hold of each tensor. */
 #include "base/state.h"
 #include "control/control.h"
 
@@ -93,4 +93,25 @@ psgd_status psgd__state_load(const struct psgd__state_owner *owners, size_t n_ow
 		free(loaded[i].data);
 	}
 	return status;
+}
+
+psgd_status psgd__fit_layers(
+	const struct psgd_observation *seen, void *layers, size_t *n, size_t size, bool *fresh)
+{
+	void *list;
+
+	*fresh = false;
+	if (!seen->tensors || !seen->n_tensors)
+		return PSGD_ERR_INVALID;
+	if (*n)
+		return *n == seen->n_tensors ? PSGD_OK : PSGD_ERR_MISMATCH;
+	memcpy(&list, layers, sizeof(list));
+	free(list); /* of no elements, as a state may have left it */
+	list = psgd__calloc(seen->n_tensors, size);
+	memcpy(layers, &list, sizeof(list));
+	if (!list)
+		return PSGD_ERR_NOMEM;
+	*n = seen->n_tensors;
+	*fresh = true;
+	return PSGD_OK;
 }
