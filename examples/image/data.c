@@ -264,6 +264,15 @@ size_t image_values(const struct image_shape *shape)
 	return shape->rows * shape->cols * shape->channels;
 }
 
+size_t data_batch_size(size_t n, size_t batch, size_t i)
+{
+	size_t begin = i * batch;
+
+	if (begin >= n)
+		return 0;
+	return n - begin < batch ? n - begin : batch;
+}
+
 /* n pixels; mirrored, the first of them goes to the end. */
 static void gather_pixels(
 	const struct data *data, const uint8_t *from, size_t n, bool mirror, float *to)

@@ -46,6 +46,9 @@ psgd_status data_image_shape(const struct psgd_config_dataset *config, struct im
 
 size_t image_values(const struct image_shape *shape); /* rows * cols * channels */
 
+/* Samples in batch i of n in a row, `batch` in each but the last; 0: there is no such batch. */
+size_t data_batch_size(size_t n, size_t batch, size_t i);
+
 /* n pixels' bytes as normalised values. */
 void data_normalise(const struct data *data, const uint8_t *bytes, size_t n, float *values);
 

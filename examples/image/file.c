@@ -4,10 +4,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "room.h"
 
 psgd_status file_open(const char *path, int *out, uint64_t *bytes, struct image_error *error)
 {
@@ -31,19 +32,6 @@ psgd_status file_open(const char *path, int *out, uint64_t *bytes, struct image_
 	return PSGD_OK;
 }
 
-/* What was there is not kept. */
-static psgd_status make_room(
-	const char *path, size_t bytes, struct file_bytes *out, struct image_error *error)
-{
-	out->n = 0;
-	if (bytes <= out->room)
-		return PSGD_OK;
-	free(out->bytes);
-	out->bytes = malloc(bytes);
-	out->room = out->bytes ? bytes : 0;
-	return out->bytes ? PSGD_OK : image_fail(error, PSGD_ERR_NOMEM, "%s: out of memory", path);
-}
-
 psgd_status file_read(
 	const char *path, size_t most, struct file_bytes *out, struct image_error *error)
 {
@@ -59,8 +47,8 @@ psgd_status file_read(
 	if (bytes > most)
 		status = image_fail(error, PSGD_ERR_CONFIG,
 			"%s: %" PRIu64 " bytes, expected at most %zu", path, bytes, most);
-	else
-		status = make_room(path, (size_t)bytes, out, error);
+	else if (!room_for(&out->bytes, &out->room, (size_t)bytes, 1))
+		status = image_fail(error, PSGD_ERR_NOMEM, "%s: out of memory", path);
 	while (!status && got > 0 && out->n < bytes) {
 		got = read(file, out->bytes + out->n, (size_t)bytes - out->n);
 		if (got > 0)

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "room.h"
+
 #define CHANNELS 3
 #define MOST_FILE_BYTES ((size_t)256 << 20)
 
@@ -82,18 +84,6 @@ static unsigned find_shrink(const struct encoded *image, const struct crop *part
 	return shrink;
 }
 
-static psgd_status make_room(
-	struct darkroom *darkroom, const char *path, size_t bytes, struct image_error *error)
-{
-	if (bytes <= darkroom->room)
-		return PSGD_OK;
-	free(darkroom->pixels);
-	darkroom->pixels = malloc(bytes);
-	darkroom->room = darkroom->pixels ? bytes : 0;
-	return darkroom->pixels ? PSGD_OK
-				: image_fail(error, PSGD_ERR_NOMEM, "%s: out of memory", path);
-}
-
 static struct crop scaled(const struct crop *part, unsigned shrink)
 {
 	return (struct crop){part->left / shrink, part->top / shrink, part->cols / shrink,
@@ -120,10 +110,10 @@ static psgd_status develop(struct darkroom *darkroom, const struct encoded *imag
 	shrink = find_shrink(image, &part, exposure->size);
 	picture.cols = decode_shrunk(cols, shrink);
 	picture.rows = decode_shrunk(rows, shrink);
-	status = make_room(darkroom, image->path, picture.cols * picture.rows * CHANNELS, error);
+	if (!room_for(&darkroom->pixels, &darkroom->room, picture.cols * picture.rows, CHANNELS))
+		return image_fail(error, PSGD_ERR_NOMEM, "%s: out of memory", image->path);
 	picture.pixels = darkroom->pixels;
-	if (!status)
-		status = decode_pixels(&darkroom->decoder, image, shrink, picture.pixels, error);
+	status = decode_pixels(&darkroom->decoder, image, shrink, picture.pixels, error);
 	if (status)
 		return status;
 	part = scaled(&part, shrink);

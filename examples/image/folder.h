@@ -26,7 +26,7 @@ struct darkroom {
 	struct file_bytes file;
 	struct decoder decoder;
 	uint8_t *pixels; /* of the decoded image */
-	size_t room;
+	size_t room;	 /* for so many of them */
 	struct resizer resizer;
 };
 

@@ -115,11 +115,7 @@ psgd_status loader_train(struct loader *loader, uint64_t epoch, size_t iteration
 
 size_t loader_test_size(const struct loader *loader, size_t i)
 {
-	size_t count = loader->test_end - loader->test_begin, begin = i * loader->test_batch;
-
-	if (begin >= count)
-		return 0;
-	return count - begin < loader->test_batch ? count - begin : loader->test_batch;
+	return data_batch_size(loader->test_end - loader->test_begin, loader->test_batch, i);
 }
 
 psgd_status loader_test(struct loader *loader, size_t i, float *images, uint16_t *labels,

@@ -4,6 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "room.h"
+
 #define CHANNELS 3
 
 static void axis_finish(struct resize_axis *axis)
@@ -109,24 +111,16 @@ static void row_down(const float *weights, size_t n, const float *from, size_t v
 	}
 }
 
-static float *grow(float **values, size_t *room, size_t n)
-{
-	if (n > *room) {
-		free(*values);
-		*values = calloc(n, sizeof(**values));
-		*room = *values ? n : 0;
-	}
-	return *values;
-}
-
 /* All rows that are needed, into resizer->rows. */
 static psgd_status rows_across(struct resizer *resizer, const struct picture *picture, size_t begin,
 	size_t end, size_t size)
 {
 	size_t values = picture->cols * CHANNELS;
 
-	if (!grow(&resizer->row, &resizer->row_room, values + LANES - CHANNELS) ||
-		!grow(&resizer->rows, &resizer->rows_room, (end - begin) * size * CHANNELS))
+	if (!room_for(&resizer->row, &resizer->row_room, values + LANES - CHANNELS,
+		    sizeof(*resizer->row)) ||
+		!room_for(&resizer->rows, &resizer->rows_room, (end - begin) * size * CHANNELS,
+			sizeof(*resizer->rows)))
 		return PSGD_ERR_NOMEM;
 	for (size_t r = begin; r < end; r++) {
 		for (size_t i = 0; i < values; i++)

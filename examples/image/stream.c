@@ -17,16 +17,6 @@ struct stream {
 	struct prefetch *prefetch;
 };
 
-size_t stream_test_size(const struct stream *stream, size_t i)
-{
-	const struct stream_options *o = &stream->options;
-	size_t begin = i * o->test_batch;
-
-	if (begin >= o->test_n)
-		return 0;
-	return o->test_n - begin < o->test_batch ? o->test_n - begin : o->test_batch;
-}
-
 static struct request train_request(const struct stream *stream, uint64_t epoch, size_t iteration)
 {
 	return (struct request){epoch, iteration, stream->options.sampler->batch, false};
@@ -34,7 +24,9 @@ static struct request train_request(const struct stream *stream, uint64_t epoch,
 
 static struct request test_request(const struct stream *stream, uint64_t epoch, size_t i)
 {
-	return (struct request){epoch, i, stream_test_size(stream, i), true};
+	const struct stream_options *o = &stream->options;
+
+	return (struct request){epoch, i, data_batch_size(o->test_n, o->test_batch, i), true};
 }
 
 /* The batches of an epoch, those of the test split, the next epoch. */

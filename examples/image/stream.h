@@ -43,9 +43,6 @@ psgd_status stream_test(
 	struct stream *stream, size_t i, const struct batch **out, struct image_error *error);
 void stream_release(struct stream *stream);
 
-/* Samples of test batch i; 0: there is no such batch. */
-size_t stream_test_size(const struct stream *stream, size_t i);
-
 /*
  * The line of an image that was found to be bad, each image once; false: no more have been found
  * up to now. Past the first few that wait, images are not named but counted.
