@@ -89,7 +89,7 @@ static psgd_status link_of(const struct psgd_config *config, const struct cli_pl
 	struct cli_plan_link *out)
 {
 	struct psgd_link link = PSGD_INIT(psgd_link);
-	psgd_status status = psgd_config_link(config, &link, &out->limited);
+	psgd_status status = psgd_config_limits(config, &link, &out->limited);
 
 	out->cost = PSGD_INIT(psgd_cost_link);
 	out->cost.n_workers = options->n_workers;

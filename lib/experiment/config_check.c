@@ -77,6 +77,33 @@ static psgd_status check_rate(struct psgd__doc *doc, const char *path, double mb
 	return PSGD_OK;
 }
 
+/* When an entry comes: one of two keys, the same in all entries, increasing. */
+static psgd_status check_when(
+	struct psgd__doc *doc, const struct psgd_config_network *net, unsigned i)
+{
+	const struct psgd_config_link_change *change = &net->schedule[i];
+	const char *key = change->at_iteration ? "at_iteration" : "at_second";
+	const char *first = net->schedule->at_iteration ? "at_iteration" : "at_second";
+	char at[PSGD__PATH_BYTES];
+
+	psgd__text(at, sizeof(at), "network_limits.schedule[%u]", i);
+	if (!change->at_iteration && !(change->at_second > 0))
+		return REFUSE(doc, at, "required key 'at_iteration' is missing (or 'at_second')");
+	psgd__text(at, sizeof(at), "network_limits.schedule[%u].at_second", i);
+	if (change->at_iteration && change->at_second > 0)
+		return REFUSE(doc, at, "contradicts at_iteration, an entry has one of the two");
+	psgd__text(at, sizeof(at), "network_limits.schedule[%u].%s", i, key);
+	if (strcmp(key, first) != 0)
+		return REFUSE(doc, at, "expected %s, as in the first entry", first);
+	if (i && change->at_iteration && change->at_iteration <= change[-1].at_iteration)
+		return REFUSE(doc, at, "expected increasing values, got %u after %u",
+			change->at_iteration, change[-1].at_iteration);
+	if (i && !change->at_iteration && change->at_second <= change[-1].at_second)
+		return REFUSE(doc, at, "expected increasing values, got %.15g after %.15g",
+			change->at_second, change[-1].at_second);
+	return PSGD_OK;
+}
+
 static psgd_status check_schedule(struct psgd__doc *doc, const struct psgd_config_network *net)
 {
 	char at[PSGD__PATH_BYTES];
@@ -86,10 +113,7 @@ static psgd_status check_schedule(struct psgd__doc *doc, const struct psgd_confi
 	for (unsigned i = 0; i < net->schedule_count; i++) {
 		const struct psgd_config_link_change *change = &net->schedule[i];
 
-		psgd__text(at, sizeof(at), "network_limits.schedule[%u].at_iteration", i);
-		if (i && change->at_iteration <= change[-1].at_iteration)
-			return REFUSE(doc, at, "expected increasing values, got %u after %u",
-				change->at_iteration, change[-1].at_iteration);
+		PSGD__TRY(check_when(doc, net, i));
 		psgd__text(at, sizeof(at), "network_limits.schedule[%u].egress_mbps", i);
 		PSGD__TRY(check_rate(doc, at, change->egress_mbps));
 		psgd__text(at, sizeof(at), "network_limits.schedule[%u].ingress_mbps", i);
@@ -119,11 +143,17 @@ static psgd_status check_network(struct psgd__doc *doc, const struct psgd_config
 			"expected 0 or a number from 0.0001 to 99.9999");
 	if (net->target_ip)
 		return REFUSE(doc, "network_limits.target_ip",
-			"acts with method tc only, which this version does not have: limits hold "
-			"for all workers");
+			"cannot be chosen, limits hold for all that an interface sends: choose "
+			"network_limits.interface");
 	if (!net->auto_cleanup)
 		return REFUSE(doc, "network_limits.auto_cleanup",
-			"expected true, limits always end with the run");
+			"expected true, limits are always removed when the run ends");
+	if (net->enable && psgd__config_method(net) != PSGD__LINK_MODEL &&
+		!psgd__config_limited(net))
+		return REFUSE(doc, "network_limits.method",
+			"%s needs a limit: egress_mbps, ingress_mbps, latency_ms and loss_pct are "
+			"0, which is none",
+			net->method);
 	return check_schedule(doc, net);
 }
 

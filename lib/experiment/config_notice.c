@@ -130,6 +130,16 @@ static void stages(const struct psgd_config *config, FILE *to)
 			"inactive, compression.enable_adaptive_sync is false");
 }
 
+static void network(const struct psgd_config *config, FILE *to)
+{
+	const struct psgd_config_network *net = &config->network_limits;
+
+	if (net->enable && !psgd__config_limited(net))
+		say(to, "network_limits.enable",
+			"nothing is limited, egress_mbps, ingress_mbps, latency_ms and loss_pct "
+			"are 0");
+}
+
 psgd_status psgd__config_notices(const struct psgd_config *config, char **out)
 {
 	const struct psgd_config_powersgd *p = &config->powerSGD;
@@ -151,5 +161,6 @@ psgd_status psgd__config_notices(const struct psgd_config *config, char **out)
 	else
 		dense(config, to);
 	stages(config, to);
+	network(config, to);
 	return fclose(to) == 0 && *out ? PSGD_OK : PSGD_ERR_NOMEM;
 }

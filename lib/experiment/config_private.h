@@ -71,8 +71,23 @@ psgd_status psgd__config_controller(const struct psgd_config *config,
 	const struct psgd_cost_link *prior, struct psgd_controller *out, char *error,
 	size_t error_bytes);
 
-/* The link after the first n changes of network_limits.schedule. Of one that is limited. */
-psgd_status psgd__config_link_after(
+/* Who limits the network; what auto means in a worker is model. */
+enum psgd__link_method {
+	PSGD__LINK_MODEL,
+	PSGD__LINK_TC,
+	PSGD__LINK_TC_MODEL, /* rates by the kernel; delay, jitter and losses in the process */
+};
+enum psgd__link_method psgd__config_method(const struct psgd_config_network *net);
+/* Is there a limit in it that acts at any time, be it enabled or not? */
+bool psgd__config_limited(const struct psgd_config_network *net);
+
+/*
+ * The links of psgd_config_limits, psgd_config_link and psgd_config_kernel_link, after the first n
+ * changes of network_limits.schedule. False: there is none, whatever n is; *out is undefined then.
+ */
+bool psgd__config_limits_after(const struct psgd_config *config, unsigned n, struct psgd_link *out);
+bool psgd__config_link_after(const struct psgd_config *config, unsigned n, struct psgd_link *out);
+bool psgd__config_kernel_link_after(
 	const struct psgd_config *config, unsigned n, struct psgd_link *out);
 
 /* Numbers in files have a decimal point whatever the program's locale is. */

@@ -192,6 +192,7 @@ static const cyaml_schema_field_t rank_control_fields[] = {
 
 static const cyaml_schema_field_t change_fields[] = {
 	UINT(struct psgd_config_link_change, at_iteration),
+	REAL(struct psgd_config_link_change, at_second),
 	REAL(struct psgd_config_link_change, egress_mbps),
 	REAL(struct psgd_config_link_change, ingress_mbps),
 	REAL(struct psgd_config_link_change, latency_ms),
@@ -277,6 +278,7 @@ const cyaml_schema_value_t psgd__config_schema = {
 #define MOST_RANK 65535
 #define MOST_MBPS 1e9
 #define MOST_MS 1e6
+#define MOST_S 1e9
 
 /* clang-format off */
 static const struct psgd__key keys[] = {
@@ -407,7 +409,7 @@ static const struct psgd__key keys[] = {
 	{"rank_control.replay", NULL, 0, 0, 0, NULL},
 
 	{"network_limits.enable", "false", 0, 0, 0, NULL},
-	{"network_limits.method", "auto", 0, 0, 0, "auto, model"},
+	{"network_limits.method", "auto", 0, 0, 0, "auto, tc, model, tc+model"},
 	{"network_limits.bandwidth_mbps", "0", 0, MOST_MBPS, 0, NULL},
 	{"network_limits.egress_mbps", NULL, 0, MOST_MBPS, 0, NULL},
 	{"network_limits.ingress_mbps", NULL, 0, MOST_MBPS, 0, NULL},
@@ -419,7 +421,8 @@ static const struct psgd__key keys[] = {
 	{"network_limits.target_ip", NULL, 0, 0, 0, NULL},
 	{"network_limits.auto_cleanup", "true", 0, 0, 0, NULL},
 	{"network_limits.schedule", NULL, 0, 0, 0, NULL},
-	{"network_limits.schedule[].at_iteration", NULL, 1, 0, REQUIRED, NULL},
+	{"network_limits.schedule[].at_iteration", NULL, 1, 0, 0, NULL},
+	{"network_limits.schedule[].at_second", NULL, 0, MOST_S, ABOVE, NULL},
 	{"network_limits.schedule[].egress_mbps", NULL, 0, MOST_MBPS, REQUIRED, NULL},
 	{"network_limits.schedule[].ingress_mbps", NULL, 0, MOST_MBPS, 0, NULL},
 	{"network_limits.schedule[].latency_ms", NULL, 0, MOST_MS, 0, NULL},

@@ -212,9 +212,6 @@ static psgd_status build_text(
 	if (key->flags & PSGD__KEY_FILENAME && at->data.scalar.length > PSGD__MOST_FILENAME)
 		return psgd__doc_fail(pass->doc, node, path, "the name is longer than %d bytes",
 			PSGD__MOST_FILENAME);
-	if (key->words && strcmp(path, "network_limits.method") == 0 && strcmp(text, "tc") == 0)
-		return psgd__doc_fail(pass->doc, node, path,
-			"'tc' is not available in this version, use one of %s", key->words);
 	if (key->words && !psgd__config_word(key->words, text)) {
 		psgd__text(noun, sizeof(noun), strchr(key->words, ',') ? "one of %s" : "%s",
 			key->words);

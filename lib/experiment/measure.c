@@ -121,7 +121,7 @@ struct measuring {
 	float *data;
 	struct told *told; /* of all workers */
 	int64_t budget_ns, begin_ns, elapsed_ns;
-	uint64_t tag;
+	uint64_t tag, sent_bytes;
 	struct psgd_measured found;
 };
 
@@ -162,6 +162,7 @@ static psgd_status all_reduce(struct measuring *m, uint64_t bytes, int64_t *ns)
 		status = t->ops->test(t->self, request, BUDGET_NS, &transfer);
 	while (status == PSGD_PENDING);
 	*ns = transfer.end_ns - transfer.start_ns;
+	m->sent_bytes += transfer.sent_bytes;
 	return status;
 }
 
@@ -263,6 +264,7 @@ psgd_status psgd_measure_network(const struct psgd_transport *transport, const s
 		status = psgd_measure_fit(
 			m.found.points, m.found.n_points, oob->n_workers, &m.found);
 	m.found.elapsed_ns = m.elapsed_ns;
+	m.found.sent_bytes = m.sent_bytes;
 	if (!status)
 		psgd__copy_report(out, &m.found, sizeof(m.found));
 	free(m.data);

@@ -112,6 +112,15 @@ void psgd__run_link(struct psgd_run *run, const struct psgd_link *link)
 	run->configured_mbps = link->egress_bps ? (double)link->egress_bps / 1e6 : NAN;
 }
 
+int64_t psgd__run_training_ns(struct psgd_run *run)
+{
+	int64_t now = psgd__now_ns();
+
+	if (!run->first_step_ns)
+		run->first_step_ns = now;
+	return now - run->first_step_ns;
+}
+
 static double memory_mb(const struct psgd_run *run)
 {
 	char text[128];

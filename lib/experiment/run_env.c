@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "experiment/link_check.h"
 #include "experiment/run_impl.h"
 
 #define TEXT_BEGIN "env_metrics_rank0_"
@@ -34,9 +35,21 @@ static double mbps(uint64_t bps)
 	return bps ? (double)bps / 1e6 : INFINITY;
 }
 
+static void add_check(struct psgd__row *text, const struct psgd__link_check *check)
+{
+	int n = snprintf(text->text + text->n, sizeof(text->text) - text->n, "interface: %.15s\n",
+		check->interface_name);
+
+	text->n += (size_t)n;
+	add_line(text, "interface_sent_bytes", (double)check->sent_bytes);
+	add_line(text, "interface_left_bytes", (double)check->left_bytes);
+	add_line(text, "interface_configured_mbps", check->configured_mbps);
+	add_line(text, "interface_measured_mbps", check->measured_mbps);
+}
+
 /* "key: value" lines: short, so that they fit whatever the numbers are. */
-static psgd_status write_text(
-	struct psgd_run *run, const struct psgd_measured *found, const struct psgd_link *link)
+static psgd_status write_text(struct psgd_run *run, const struct psgd_measured *found,
+	const struct psgd_link *link, const struct psgd__link_check *check)
 {
 	struct psgd__row text = {.locale = run->locale};
 	char stamp[32] = "", name[PSGD__FILE_NAME];
@@ -57,6 +70,8 @@ static psgd_status write_text(
 		add_line(&text, "configured_ingress_mbps", mbps(link->ingress_bps));
 		add_line(&text, "configured_latency_ms", (double)link->delay_ns / 1e6);
 	}
+	if (check)
+		add_check(&text, check);
 	if (psgd__file_replace(run->dir_fd, name, text.text, text.n, false))
 		return psgd__run_fail_write(run, name);
 	return PSGD_OK;
@@ -91,22 +106,34 @@ static json_t *link_of(const struct psgd_link *link)
 		"loss_pct", (double)link->loss_ppm / 1e4);
 }
 
-psgd_status psgd__run_env(
-	struct psgd_run *run, const struct psgd_measured *found, const struct psgd_link *link)
+json_t *psgd__link_check_json(const struct psgd__link_check *check)
+{
+	if (!check)
+		return json_null();
+	return json_pack("{s:o, s:I, s:I, s:o, s:o}", "name",
+		psgd__json_text(check->interface_name), "sent_bytes", (json_int_t)check->sent_bytes,
+		"left_bytes", (json_int_t)check->left_bytes, "configured_mbps",
+		psgd__json_number(check->configured_mbps), "measured_mbps",
+		psgd__json_number(check->measured_mbps));
+}
+
+psgd_status psgd__run_env(struct psgd_run *run, const struct psgd_measured *found,
+	const struct psgd_link *link, const struct psgd__link_check *check)
 {
 	psgd_status status;
 	json_t *value;
 
 	if (!run->writes)
 		return PSGD_OK;
-	PSGD__TRY(write_text(run, found, link));
-	value = json_pack("{s:i, s:f, s:o, s:f, s:f, s:f, s:o, s:o}", "workers",
+	PSGD__TRY(write_text(run, found, link, check));
+	value = json_pack("{s:i, s:f, s:o, s:f, s:f, s:f, s:o, s:o, s:o}", "workers",
 		(int)found->n_workers, "latency_ms", found->latency_ms, "allreduce_bandwidth_mbps",
 		psgd__json_number(found->bandwidth_mbps), "allreduce_delay_us",
 		found->delay_ns / 1e3, "allreduce_ns_per_byte", found->ns_per_byte, "measuring_s",
 		(double)found->elapsed_ns / 1e9, "points", points_of(found), "configured",
-		link_of(link));
+		link_of(link), "interface", psgd__link_check_json(check));
 	status = psgd__json_replace(run->dir_fd, PSGD__ENV_JSON, value, false);
 	json_decref(value);
-	return status ? psgd__run_fail_write(run, PSGD__ENV_JSON) : psgd__event_env(run, found);
+	return status ? psgd__run_fail_write(run, PSGD__ENV_JSON)
+		      : psgd__event_env(run, found, check);
 }

@@ -253,14 +253,16 @@ psgd_status psgd__event_epoch(struct psgd_run *run, const struct psgd_run_epoch 
 			     psgd__json_number(row->grad_accum_norm)));
 }
 
-psgd_status psgd__event_env(struct psgd_run *run, const struct psgd_measured *found)
+psgd_status psgd__event_env(struct psgd_run *run, const struct psgd_measured *found,
+	const struct psgd__link_check *check)
 {
 	return psgd__event_append(
-		run, json_pack("{s:f, s:s, s:f, s:o, s:f, s:f, s:f}", "time", psgd__unix_time(),
-			     "event", "env", "latency_ms", found->latency_ms,
+		run, json_pack("{s:f, s:s, s:f, s:o, s:f, s:f, s:f, s:o}", "time",
+			     psgd__unix_time(), "event", "env", "latency_ms", found->latency_ms,
 			     "allreduce_bandwidth_mbps", psgd__json_number(found->bandwidth_mbps),
 			     "allreduce_delay_us", found->delay_ns / 1e3, "allreduce_ns_per_byte",
-			     found->ns_per_byte, "seconds", (double)found->elapsed_ns / 1e9));
+			     found->ns_per_byte, "seconds", (double)found->elapsed_ns / 1e9,
+			     "interface", psgd__link_check_json(check)));
 }
 
 static json_t *mbps(uint64_t bps)

@@ -90,6 +90,7 @@ struct psgd_run {
 	uint64_t n_epochs;
 	int progress_fd; /* -1: none, or closed by its reader */
 	int64_t start_ns, next_status_ns;
+	int64_t first_step_ns; /* as if there had been no break; 0: not yet */
 	struct psgd__live live;
 	char *dir;
 	int dir_fd, statm_fd;
@@ -113,8 +114,11 @@ struct psgd_run {
 	char text[PSGD__ERROR_BYTES];
 };
 
-/* The emulated link that the next rows were made under. */
+/* The limited link that the next rows are made under. */
 void psgd__run_link(struct psgd_run *run, const struct psgd_link *link);
+/* Since the run's first iteration, which begins with the first call, without the time between two
+ * processes of a run that goes on. */
+int64_t psgd__run_training_ns(struct psgd_run *run);
 
 psgd_status psgd__run_fail(struct psgd_run *run, psgd_status status, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
@@ -176,9 +180,16 @@ psgd_status psgd__manifest_write(
 
 #define PSGD__ENV_JSON "env_metrics.json"
 
-/* env_metrics_rank0_<timestamp>.txt, env_metrics.json and an event. link: NULL, or emulated. */
-psgd_status psgd__run_env(
-	struct psgd_run *run, const struct psgd_measured *found, const struct psgd_link *link);
+struct psgd__link_check;
+
+/*
+ * env_metrics_rank0_<timestamp>.txt, env_metrics.json and an event. link: NULL, or as configured;
+ * check: NULL, or what was seen at the interface that the kernel limits.
+ */
+psgd_status psgd__run_env(struct psgd_run *run, const struct psgd_measured *found,
+	const struct psgd_link *link, const struct psgd__link_check *check);
+/* The check as an object; null for NULL. */
+json_t *psgd__link_check_json(const struct psgd__link_check *check);
 /* Is it the name of such a text? */
 bool psgd__is_env_text(const char *name);
 
@@ -197,7 +208,8 @@ psgd_status psgd__event_step(struct psgd_run *run, const struct psgd_run_iterati
 psgd_status psgd__event_epoch(struct psgd_run *run, const struct psgd_run_epoch *row);
 psgd_status psgd__event_link(
 	struct psgd_run *run, uint64_t iteration, const struct psgd_link *link);
-psgd_status psgd__event_env(struct psgd_run *run, const struct psgd_measured *found);
+psgd_status psgd__event_env(struct psgd_run *run, const struct psgd_measured *found,
+	const struct psgd__link_check *check);
 psgd_status psgd__event_finish(struct psgd_run *run, const char *state, const char *reason);
 
 /* --- stages --- */

@@ -7,9 +7,13 @@
 
 #include <openssl/evp.h>
 
+#include <psgd/tc.h>
+
+#include "experiment/config_private.h"
 #include "experiment/run_impl.h"
 
 #define SCHEMA_VERSION 1
+#define MODEL_BURST_BYTES 3028 /* of a link without a burst, as in shaper.h */
 
 /* The first "key : value" of /proc/cpuinfo with this key; null if none. */
 static json_t *cpu_model(void)
@@ -80,19 +84,31 @@ static json_t *environment(void)
 	return all;
 }
 
-/* What the configuration asks the network to be. */
+/* What lets so many bytes through at once: the kernel's bucket, or the model's. */
+static uint64_t burst_of(const struct psgd_link *link, bool kernel)
+{
+	if (kernel)
+		return psgd_tc_burst(link, link->egress_bps ? link->egress_bps : link->ingress_bps);
+	return link->burst_bytes ? link->burst_bytes : MODEL_BURST_BYTES;
+}
+
+/* What the network is as training begins, and who makes it so. */
 static json_t *link_of(const struct psgd_config *config)
 {
-	struct psgd_link link = PSGD_INIT(psgd_link);
-	bool limited = false;
+	struct psgd_link link, own, kernel_link;
+	bool limited = psgd__config_limits_after(config, 0, &link);
+	bool process = psgd__config_link_after(config, 0, &own);
+	bool kernel = psgd__config_kernel_link_after(config, 0, &kernel_link);
 
-	if (psgd_config_link(config, &link, &limited) || !limited)
+	if (!limited)
 		return json_null();
-	return json_pack("{s:s, s:f, s:f, s:f, s:f, s:I, s:f, s:i}", "method", "model",
-		"egress_mbps", (double)link.egress_bps / 1e6, "ingress_mbps",
-		(double)link.ingress_bps / 1e6, "latency_ms", (double)link.delay_ns / 1e6,
-		"jitter_ms", (double)link.jitter_ns / 1e6, "burst_bytes",
-		(json_int_t)link.burst_bytes, "loss_pct", (double)link.loss_ppm / 1e4, "changes",
+	return json_pack("{s:s, s:o, s:f, s:f, s:f, s:f, s:I, s:f, s:i}", "method",
+		kernel ? process ? "tc+model" : "tc" : "model", "interface",
+		psgd__json_text(kernel ? config->network_limits.interface : NULL), "egress_mbps",
+		(double)link.egress_bps / 1e6, "ingress_mbps", (double)link.ingress_bps / 1e6,
+		"latency_ms", (double)link.delay_ns / 1e6, "jitter_ms",
+		(double)link.jitter_ns / 1e6, "burst_bytes", (json_int_t)burst_of(&link, kernel),
+		"loss_pct", (double)link.loss_ppm / 1e4, "changes",
 		(int)config->network_limits.schedule_count);
 }
 

@@ -118,6 +118,7 @@ struct counts {
 	uint64_t has_rank_event, last_rank, last_ranks;
 	uint64_t has_decision, last_cap, last_choice;
 	uint64_t stats_raw_bytes, stats_payload_bytes, stats_steps, stage;
+	int64_t training_ns; /* 0: no iteration yet */
 };
 
 struct numbers {
@@ -162,6 +163,7 @@ psgd_status psgd__run_save(struct psgd_run *run, const struct psgd_state_writer 
 		.stats_payload_bytes = run->stats_payload_bytes,
 		.stats_steps = run->stats_steps,
 		.stage = run->stage,
+		.training_ns = run->first_step_ns ? psgd__run_training_ns(run) : 0,
 	};
 	const struct numbers numbers = {
 		run->last_learning_rate, run->last_accum_norm, run->live.test_accuracy};
@@ -181,6 +183,7 @@ psgd_status psgd__run_load(struct psgd_run *run, const struct psgd_state_reader 
 	PSGD__TRY(reader->read(reader->user, "counts", &counts, sizeof(counts)));
 	PSGD__TRY(reader->read(reader->user, "numbers", &numbers, sizeof(numbers)));
 	run->start_ns = psgd__now_ns() - counts.elapsed_ns;
+	run->first_step_ns = counts.training_ns ? psgd__now_ns() - counts.training_ns : 0;
 	run->has_rank_event = counts.has_rank_event != 0;
 	run->last_rank = (uint32_t)counts.last_rank;
 	run->last_ranks = counts.last_ranks;

@@ -243,5 +243,6 @@ void psgd_stack_close(psgd_stack **stack, psgd_status status, const char *reason
 	psgd_transport_destroy(&s->network);
 	psgd_rendezvous_close(&s->rendezvous);
 	psgd_config_free(&s->config);
+	free(s->module_dir);
 	free(s);
 }

@@ -7,6 +7,7 @@
 #include <psgd/experiment/stack.h>
 
 #include "base/base.h"
+#include "experiment/link_check.h"
 
 #define PSGD__REPORT_BYTES 4096
 
@@ -41,6 +42,9 @@ struct psgd_stack {
 	struct psgd_transport network, shaped; /* shaped goes through network */
 	struct psgd_shaper shaper;
 	unsigned link_change; /* of network_limits.schedule that is in force, from 1; 0: none yet */
+	bool kernel;	      /* limits network_limits.interface, which has a name then */
+	char *module_dir;     /* only with kernel; NULL: beside the library */
+	uint64_t left_before; /* bytes by the interface before the network was measured */
 	psgd_run *run;
 	char run_dir[PATH_MAX]; /* on this node */
 	struct psgd__stack_resume resume;
@@ -61,10 +65,23 @@ const struct psgd_transport *psgd__stack_transport(const struct psgd_stack *stac
 /* All of psgd_stack_open, in its order; what is there when it fails is for psgd_stack_close. */
 psgd_status psgd__stack_open_all(struct psgd_stack *stack);
 
-/* The link model, if the configuration limits the network. */
+/* The link model, if there is something for the process to limit. */
 psgd_status psgd__stack_open_link(struct psgd_stack *stack);
+/* The change of the schedule that is in force, counted from 1; 0: none yet. */
+unsigned psgd__link_change_at(
+	const struct psgd_config_network *net, uint64_t iteration, int64_t training_ns);
 /* Measures the network, in step with the other workers, for the records and the live cap. */
 psgd_status psgd__stack_measure(struct psgd_stack *stack);
+
+/* The interface, if there is something for the kernel to limit. */
+psgd_status psgd__stack_open_kernel(struct psgd_stack *stack);
+/* The limits after so many changes; by one worker of the node. */
+psgd_status psgd__stack_change_kernel(struct psgd_stack *stack, unsigned change);
+/* Before and after measuring: what has left by the interface. IO: nothing limits it. */
+psgd_status psgd__stack_watch_kernel(struct psgd_stack *stack);
+psgd_status psgd__stack_check_kernel(struct psgd_stack *stack, const struct psgd_measured *found,
+	struct psgd__link_check *check);
+
 /* What the link is at first, for the records. */
 void psgd__stack_tell_link(struct psgd_stack *stack);
 

@@ -313,13 +313,18 @@ psgd_status psgd__stack_open_all(struct psgd_stack *stack)
 	if (stack->resume.done)
 		return PSGD_OK;
 	PSGD__TRY(open_network(stack));
-	status = psgd__stack_open_link(stack);
+	status = psgd__stack_open_kernel(stack);
+	if (!status)
+		status = psgd__stack_open_link(stack);
 	if (!status)
 		status = open_run(stack);
 	PSGD__TRY(psgd__stack_agree(stack, status));
 	/* Before anything else can fail: the records are not the old run's any more. */
 	psgd__stack_drop_checkpoints(stack);
-	if (stack->launch.n_workers == 1 || !stack->config->communication.measure)
+	if (stack->launch.n_workers == 1 ||
+		(!stack->config->communication.measure && !stack->kernel))
 		return PSGD_OK;
+	if (stack->kernel)
+		PSGD__TRY(psgd__stack_agree(stack, psgd__stack_watch_kernel(stack)));
 	return psgd__stack_agree(stack, psgd__stack_measure(stack));
 }

@@ -70,4 +70,28 @@ static inline struct psgd_config *load_text(const char *text, const char *overri
 	return load_file("t.yaml", override);
 }
 
+struct refusal {
+	const char *text;     /* of the file, behind SMALLEST unless whole */
+	const char *override; /* NULL: none */
+	const char *message;
+};
+
+/* Each of them gets exactly its one line. */
+static inline void refused(const struct refusal *cases, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		struct psgd_config *config = (void *)&i;
+		char error[600], text[1000];
+		psgd_status status;
+
+		snprintf(text, sizeof(text), SMALLEST "%s\n", cases[i].text);
+		write_text("t.yaml", text);
+		status = psgd_config_load("t.yaml", &cases[i].override, cases[i].override ? 1 : 0,
+			&config, error, sizeof(error));
+		ck_assert_str_eq(error, cases[i].message);
+		ck_assert_int_eq(status, PSGD_ERR_CONFIG);
+		ck_assert_ptr_null(config);
+	}
+}
+
 #endif

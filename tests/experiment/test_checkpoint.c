@@ -475,6 +475,7 @@ END_TEST
 /* The run's state, as a checkpoint holds it. */
 struct held {
 	char counts[512], numbers[128];
+	size_t n_counts;
 };
 
 static psgd_status hold(void *user, const struct psgd_state_array *array, const void *data)
@@ -484,6 +485,8 @@ static psgd_status hold(void *user, const struct psgd_state_array *array, const 
 
 	memcpy(numbers ? held->numbers : held->counts, data,
 		(size_t)array->dims[0] * (numbers ? 8 : 1));
+	if (!numbers)
+		held->n_counts = (size_t)array->dims[0];
 	return PSGD_OK;
 }
 
@@ -495,21 +498,31 @@ static psgd_status give(void *user, const char *name, void *to, size_t bytes)
 	return PSGD_OK;
 }
 
-START_TEST(elapsed_time_goes_on)
+/* Since the run began, and since its first iteration: on from where the checkpoint was. */
+START_TEST(time_goes_on)
 {
+	static const int64_t before_ns = INT64_C(1000000000000), minute_ns = INT64_C(60000000000);
 	static struct held held;
 	struct psgd_state_writer writer = {hold, &held};
 	struct psgd_state_reader reader = {NULL, give, &held};
 	psgd_run *run = must_open("r", false);
-	int64_t elapsed_ns;
+	int64_t elapsed_ns, training_ns = -1;
 	double seconds;
+	char *last;
 
 	ck_assert_int_eq(psgd__run_save(run, &writer), PSGD_OK);
+	last = held.counts + held.n_counts - sizeof(training_ns);
 	memcpy(&elapsed_ns, held.counts, sizeof(elapsed_ns));
-	ck_assert(elapsed_ns > 0 && elapsed_ns < INT64_C(60000000000));
-	elapsed_ns = INT64_C(1000000000000);
-	memcpy(held.counts, &elapsed_ns, sizeof(elapsed_ns));
+	memcpy(&training_ns, last, sizeof(training_ns));
+	ck_assert(elapsed_ns > 0 && elapsed_ns < minute_ns);
+	ck_assert_int_eq(training_ns, 0);
 	ck_assert_int_eq(psgd__run_load(run, &reader), PSGD_OK);
+	ck_assert_int_eq(psgd__run_training_ns(run), 0);
+	memcpy(held.counts, &before_ns, sizeof(before_ns));
+	memcpy(last, &before_ns, sizeof(before_ns));
+	ck_assert_int_eq(psgd__run_load(run, &reader), PSGD_OK);
+	training_ns = psgd__run_training_ns(run) - before_ns;
+	ck_assert(training_ns > 0 && training_ns < minute_ns);
 	add_epoch(run, 0);
 	psgd_run_close(&run);
 	seconds = strtod(
@@ -562,7 +575,7 @@ static Suite *suite(void)
 	tcase_add_test(t, rows_are_cut);
 	tcase_add_loop_test(t, power_cut, 0, 2);
 	tcase_add_test(t, old_checkpoints_go_first);
-	tcase_add_test(t, elapsed_time_goes_on);
+	tcase_add_test(t, time_goes_on);
 	tcase_add_test(t, ranks_of_layers);
 	tcase_set_timeout(t, 60);
 	suite_add_tcase(s, t);

@@ -394,7 +394,9 @@ START_TEST(written_and_read)
 		"end_epoch: 3, base_matrix_rank: 3, learning_rate: 0.3, name: late}]",
 		"adaptive_training.stages=[{start_epoch: 0, end_epoch: 1, learning_rate: ~}]",
 		"network_limits={enable: yes, schedule: [{at_iteration: 3, egress_mbps: 4, "
-		"ingress_mbps: 0}]}"};
+		"ingress_mbps: 0}]}",
+		"network_limits={enable: yes, method: tc+model, schedule: [{at_second: 0.5, "
+		"egress_mbps: 4}, {at_second: 1e3, egress_mbps: 5}]}"};
 
 	write_text("t.yaml", SMALLEST);
 	for (size_t i = 0; i < sizeof(overrides) / sizeof(overrides[0]); i++)

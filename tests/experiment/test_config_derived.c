@@ -2,7 +2,6 @@
 #include "experiment/config_support.h"
 #include "support/suite.h"
 
-#define SAME_TEXT(a, b) ck_assert_str_eq(a, b)
 #define SAME(a, b) ck_assert_uint_eq((uint64_t)(a), (uint64_t)(b))
 #define EXACT(a, b) ck_assert_msg((a) == (b), #a " is %.17g", (double)(a))
 
@@ -55,35 +54,6 @@ START_TEST(default_depends)
 	c = load_file("t.yaml", "network_limits={bandwidth_mbps: 100, ingress_mbps: 0}");
 	EXACT(c->network_limits.egress_mbps, 100);
 	EXACT(c->network_limits.ingress_mbps, 0);
-	psgd_config_free(&c);
-}
-END_TEST
-
-START_TEST(link_changes)
-{
-	struct psgd_config *c = load_text(SMALLEST,
-		"network_limits={enable: yes, latency_ms: 3, interface: eth7, schedule: "
-		"[{at_iteration: 5, egress_mbps: 8}, "
-		"{at_iteration: 7, egress_mbps: 9, ingress_mbps: 0, latency_ms: 0}, "
-		"{at_iteration: 8, egress_mbps: 2}]}");
-	const struct psgd_config_link_change *s = c->network_limits.schedule;
-
-	SAME(c->network_limits.schedule_count, 3);
-	SAME(s[0].at_iteration, 5);
-	EXACT(s[0].ingress_mbps, 8);
-	EXACT(s[0].latency_ms, 3);
-	EXACT(s[1].ingress_mbps, 0);
-	EXACT(s[1].latency_ms, 0);
-	EXACT(s[2].ingress_mbps, 2);
-	EXACT(s[2].latency_ms, 0);
-	SAME_TEXT(c->communication.interface, "eth7");
-	psgd_config_free(&c);
-	write_text("t.yaml", SMALLEST "network_limits: {interface: eth7}\n");
-	c = load_file("t.yaml", "communication.interface=lo");
-	SAME_TEXT(c->communication.interface, "lo");
-	psgd_config_free(&c);
-	c = load_file("t.yaml", "network_limits.interface=auto");
-	ck_assert_ptr_null(c->communication.interface);
 	psgd_config_free(&c);
 }
 END_TEST
@@ -144,6 +114,11 @@ START_TEST(notices)
 			"powerSGD.batch_tensors_with_same_shape: nothing to change, the matrices "
 			"of a bucket are always computed together\n"},
 		{"powerSGD.matrix_approximation_rank=3", ""},
+		{"network_limits={enable: yes, loss_pct: 1}", ""},
+		{"network_limits={enable: yes, schedule: [{at_second: 2, egress_mbps: 1}]}", ""},
+		{"network_limits={enable: yes, bandwidth_mbps: 0}",
+			"network_limits.enable: nothing is limited, egress_mbps, ingress_mbps, "
+			"latency_ms and loss_pct are 0\n"},
 		{"accordion={rule: ema, ema_beta: 0.9}",
 			"accordion.ema_beta: inactive, accordion.enable is false\n"},
 		{"compression={use_fixed_rank: yes, calibration: {enable: yes, "
@@ -233,7 +208,6 @@ static Suite *suite(void)
 
 	tcase_add_checked_fixture(t, enter_folder, leave_folder);
 	tcase_add_test(t, default_depends);
-	tcase_add_test(t, link_changes);
 	tcase_add_test(t, after_calibration);
 	tcase_add_test(t, notices);
 	suite_add_tcase(s, t);

@@ -4,12 +4,6 @@
 #include "experiment/config_support.h"
 #include "support/suite.h"
 
-struct refusal {
-	const char *text;     /* of the file, behind SMALLEST unless whole */
-	const char *override; /* NULL: none */
-	const char *message;
-};
-
 #define RANK_1 "expected a rank of at least 1 (use compression.enable_powerSGD: false for dense)"
 
 /* clang-format off */
@@ -104,10 +98,6 @@ static const struct refusal words[] = {
 	{"", "rank_control.choice=norm", "override 'rank_control.choice=norm': expected one of "
 		"max, fixed, schedule, epochnorm, ema, accordion, lgreco, entropy, replay, "
 		"got 'norm'"},
-	{"network_limits:\n  method: tc", NULL, "t.yaml:9:11: network_limits.method: "
-		"'tc' is not available in this version, use one of auto, model"},
-	{"", "network_limits.method=netem", "override 'network_limits.method=netem': "
-		"expected one of auto, model, got 'netem'"},
 	{"", "communication.transport=nccl",
 		"override 'communication.transport=nccl': expected gloo, got 'nccl'"},
 	{"", "name=a/b", "override 'name=a/b': expected a name without '/', got 'a/b'"},
@@ -360,42 +350,9 @@ static const struct refusal stages[] = {
 		"contradicts compression.enable_stage_adjust: true"},
 };
 
-static const struct refusal nets[] = {
-	{"network_limits:\n  target_ip: 10.0.0.2", NULL, "t.yaml:9:14: network_limits.target_ip: "
-		"acts with method tc only, which this version does not have: "
-		"limits hold for all workers"},
-	{"network_limits:\n  auto_cleanup: false", NULL,
-		"t.yaml:9:17: network_limits.auto_cleanup: "
-		"expected true, limits always end with the run"},
-	{"", "network_limits.loss_pct=100", "override 'network_limits.loss_pct=100': "
-		"expected a number of at least 0 and below 100, got '100'"},
-	{"", "network_limits.loss_pct=1e-5", "override 'network_limits.loss_pct=1e-5': "
-		"expected 0 or a number from 0.0001 to 99.9999"},
-	{"network_limits:\n  schedule: [{at_iteration: 3, egress_mbps: 4}]", NULL,
-		"t.yaml:9:13: network_limits.schedule: needs network_limits.enable: true"},
-	{"network_limits:\n  enable: true\n  schedule:\n    - {at_iteration: 3, egress_mbps: 4}\n"
-		"    - {at_iteration: 3, egress_mbps: 5}", NULL,
-		"t.yaml:12:22: network_limits.schedule[1].at_iteration: "
-		"expected increasing values, got 3 after 3"},
-	{"network_limits:\n  enable: true\n  schedule: [{at_iteration: 0, egress_mbps: 4}]", NULL,
-		"t.yaml:10:29: network_limits.schedule[0].at_iteration: "
-		"expected a whole number of at least 1, got '0'"},
-	{"network_limits:\n  enable: true\n  schedule: [{at_iteration: 1}]", NULL,
-		"t.yaml:10:14: network_limits.schedule[0]: required key 'egress_mbps' is missing"},
-	{"network_limits:\n  enable: true\n"
-		"  schedule: [{at_iteration: 1, egress_mbps: 1e-9}]", NULL,
-		"t.yaml:10:45: network_limits.schedule[0].egress_mbps: "
-		"expected 0 (no limit) or at least 0.001"},
-	{"network_limits: {enable: true, latency_ms: 2, jitter_ms: 1}",
-		"network_limits.schedule=[{at_iteration: 1, egress_mbps: 4, latency_ms: 0.5}]",
-		"override 'network_limits.schedule=[{at_iteration: 1, egress_mbps: 4, "
-		"latency_ms: 0.5}]': network_limits.schedule[0].latency_ms: "
-		"0.5 is below network_limits.jitter_ms, which is 1"},
+static const struct refusal models[] = {
 	{"", "checkpoint.keep=0", "override 'checkpoint.keep=0': "
 		"expected a whole number from 1 to 1000, got '0'"},
-};
-
-static const struct refusal models[] = {
 	{"", "model={name: resnet18, pretrained: true}",
 		"override 'model={name: resnet18, pretrained: true}': model.pretrained: "
 		"needs model.weights, a safetensors file with torchvision's names for resnet18: "
@@ -428,23 +385,6 @@ static const struct refusal models[] = {
 };
 /* clang-format on */
 
-static void refused(const struct refusal *cases, size_t n)
-{
-	for (size_t i = 0; i < n; i++) {
-		struct psgd_config *config = (void *)&i;
-		char error[600], text[1000];
-		psgd_status status;
-
-		snprintf(text, sizeof(text), SMALLEST "%s\n", cases[i].text);
-		write_text("t.yaml", text);
-		status = psgd_config_load("t.yaml", &cases[i].override, cases[i].override ? 1 : 0,
-			&config, error, sizeof(error));
-		ck_assert_str_eq(error, cases[i].message);
-		ck_assert_int_eq(status, PSGD_ERR_CONFIG);
-		ck_assert_ptr_null(config);
-	}
-}
-
 #define REFUSED(name)                                                                              \
 	START_TEST(refuses_##name)                                                                 \
 	{                                                                                          \
@@ -459,7 +399,6 @@ REFUSED(overrides)
 REFUSED(ranks)
 REFUSED(together)
 REFUSED(stages)
-REFUSED(nets)
 REFUSED(models)
 
 static void whole_file(const char *text, size_t n, psgd_status expected, const char *message)
@@ -555,7 +494,6 @@ static Suite *suite(void)
 	tcase_add_test(t, refuses_ranks);
 	tcase_add_test(t, refuses_together);
 	tcase_add_test(t, refuses_stages);
-	tcase_add_test(t, refuses_nets);
 	tcase_add_test(t, refuses_models);
 	tcase_add_test(t, refuses_files);
 	tcase_add_test(t, refuses_hostile_files);

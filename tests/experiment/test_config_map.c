@@ -469,53 +469,6 @@ START_TEST(library_refuses)
 }
 END_TEST
 
-static struct psgd_link link_of(const char *override, bool expected)
-{
-	struct psgd_config *config = load_file("t.yaml", override);
-	struct psgd_link link = PSGD_INIT(psgd_link);
-	bool limited = !expected;
-
-	ck_assert_int_eq(psgd_config_link(config, &link, &limited), PSGD_OK);
-	ck_assert(limited == expected);
-	psgd_config_free(&config);
-	return link;
-}
-
-START_TEST(links)
-{
-	struct psgd_link link;
-
-	write_text("t.yaml", SMALLEST);
-	link_of(NULL, false);
-	link_of("network_limits={egress_mbps: 100}", false);
-	link_of("network_limits={enable: true, burst_bytes: 9000}", false);
-	link = link_of("network_limits={enable: true, bandwidth_mbps: 100.5, latency_ms: 0.2, "
-		       "jitter_ms: 0.000001, burst_bytes: 9000}",
-		true);
-	ck_assert_uint_eq(link.size, sizeof(link));
-	ck_assert_uint_eq(link.egress_bps, 100500000);
-	ck_assert_uint_eq(link.ingress_bps, 100500000);
-	ck_assert_int_eq(link.delay_ns, 200000);
-	ck_assert_int_eq(link.jitter_ns, 1);
-	ck_assert_uint_eq(link.burst_bytes, 9000);
-	ck_assert_uint_eq(link.seed, 7);
-	link = link_of("network_limits={enable: true, egress_mbps: 10, ingress_mbps: 0.001}", true);
-	ck_assert_uint_eq(link.egress_bps, 10000000);
-	ck_assert_uint_eq(link.ingress_bps, 1000);
-	link = link_of("network_limits={enable: true, loss_pct: 0.05}", true);
-	ck_assert_uint_eq(link.loss_ppm, 500);
-	link = link_of("network_limits={enable: true, schedule: [{at_iteration: 3, "
-		       "egress_mbps: 8}]}",
-		true);
-	ck_assert_uint_eq(link.egress_bps, 0);
-	link = link_of("network_limits={enable: true, latency_ms: 3}", true);
-	ck_assert_uint_eq(link.egress_bps, 0);
-	ck_assert_int_eq(link.delay_ns, 3000000);
-	link = link_of("network_limits={enable: true, egress_mbps: 1000000000}", true);
-	ck_assert_uint_eq(link.egress_bps, UINT64_C(1000000000000000));
-}
-END_TEST
-
 static Suite *suite(void)
 {
 	Suite *s = suite_create("config map");
@@ -536,7 +489,6 @@ static Suite *suite(void)
 	tcase_add_test(t, replays_of_layers);
 	tcase_add_test(t, bad_replays);
 	tcase_add_test(t, library_refuses);
-	tcase_add_test(t, links);
 	suite_add_tcase(s, t);
 	return s;
 }

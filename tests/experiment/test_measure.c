@@ -1,6 +1,7 @@
 /* Latency and bandwidth against links that are known: invented times, and emulated networks. */
 #include <math.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -112,6 +113,7 @@ struct member {
 	uint32_t worker;
 	struct psgd_transport local;
 	int n_posts;
+	uint64_t posted_bytes;
 	psgd_status status;
 	struct psgd_measured found;
 };
@@ -139,6 +141,7 @@ static psgd_status post(void *self, const struct psgd_collective *c, void **requ
 		m->local.ops->abort(m->local.self);
 		return PSGD_ERR_TRANSPORT;
 	}
+	m->posted_bytes += (uint64_t)c->count * sizeof(float);
 	return m->local.ops->post(m->local.self, c, request);
 }
 
@@ -208,6 +211,7 @@ START_TEST(emulated_links)
 	const double mbps = (double)links[_i].mbps, latency_ms = links[_i].latency_ms;
 	struct member members[MAX_WORKERS];
 	struct crew crew = {.n = 2 + (uint32_t)_i % 2};
+	uint64_t sent;
 
 	crew.link.egress_bps = crew.link.ingress_bps = links[_i].mbps * 1000000;
 	crew.link.delay_ns = (int64_t)(latency_ms * MS);
@@ -221,7 +225,13 @@ START_TEST(emulated_links)
 				fprintf(stderr, "%llu bytes: %.3f ms\n",
 					(unsigned long long)found->points[i].bytes,
 					(double)found->points[i].ns / MS);
-		ck_assert_mem_eq(found, &members[0].found, sizeof(*found));
+		ck_assert_mem_eq(
+			found, &members[0].found, offsetof(struct psgd_measured, sent_bytes));
+		/* Of each all-reduce a worker of a ring sends 2 (n - 1) / n, rounded up. */
+		sent = members[w].posted_bytes * 2 * (crew.n - 1);
+		ck_assert_uint_ge(found->sent_bytes * crew.n, sent);
+		ck_assert_uint_le(
+			found->sent_bytes * crew.n, sent + crew.n * (uint64_t)members[w].n_posts);
 		ck_assert_double_eq_tol(found->bandwidth_mbps, mbps, 0.15 * mbps);
 		ck_assert_double_ge(found->latency_ms, latency_ms);
 		ck_assert_double_le(found->latency_ms, 1.05 * latency_ms + 0.5);

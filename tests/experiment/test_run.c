@@ -4,6 +4,8 @@
 #include <signal.h>
 #include <sys/socket.h>
 
+#include <psgd/tc.h>
+
 #include "experiment/run_support.h"
 
 START_TEST(layout)
@@ -402,6 +404,51 @@ START_TEST(manifest)
 }
 END_TEST
 
+/* What is in force, with the burst that there really is. */
+START_TEST(manifest_of_the_link)
+{
+	static const struct {
+		const char *limits, *method, *interface_name;
+		uint64_t kernel_bps; /* 0: the model's burst */
+	} cases[] = {
+		{"bandwidth_mbps: 100", "model", NULL, 0},
+		{"method: tc, interface: eth3, egress_mbps: 100, ingress_mbps: 5", "tc", "eth3",
+			100000000},
+		{"method: tc, interface: eth3, egress_mbps: 0, ingress_mbps: 5", "tc", "eth3",
+			5000000},
+		{"method: tc+model, interface: eth3, egress_mbps: 100, latency_ms: 2", "tc+model",
+			"eth3", 100000000},
+		{"method: tc+model, interface: eth3, egress_mbps: 100", "tc", "eth3", 100000000},
+		{"method: tc+model, interface: eth3, latency_ms: 2", "model", NULL, 0},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct psgd_link none = PSGD_INIT(psgd_link);
+		json_t *value, *link;
+		char text[128];
+		psgd_run *run;
+
+		snprintf(text, sizeof(text), "network_limits={enable: true, %s}", cases[i].limits);
+		psgd_config_free(&config);
+		config = load(text);
+		snprintf(text, sizeof(text), "r%zu", i);
+		run = must_open(text, false);
+		snprintf(text, sizeof(text), "r%zu/manifest.json", i);
+		value = json_loads(read_all(text), 0, NULL);
+		link = json_object_get(value, "link");
+		ck_assert_str_eq(
+			json_string_value(json_object_get(link, "method")), cases[i].method);
+		ck_assert_pstr_eq(json_string_value(json_object_get(link, "interface")),
+			cases[i].interface_name);
+		ck_assert_uint_eq(
+			(uint64_t)json_integer_value(json_object_get(link, "burst_bytes")),
+			cases[i].kernel_bps ? psgd_tc_burst(&none, cases[i].kernel_bps) : 3028);
+		json_decref(value);
+		psgd_run_close(&run);
+	}
+}
+END_TEST
+
 static psgd_run *open_with_progress(int fd, uint32_t worker)
 {
 	struct psgd_run_options options = PSGD_INIT(psgd_run_options);
@@ -520,6 +567,7 @@ static Suite *suite(void)
 	tcase_add_test(t, events_hold_every_decision);
 	tcase_add_test(t, rank_without_decision);
 	tcase_add_test(t, manifest);
+	tcase_add_test(t, manifest_of_the_link);
 	tcase_set_timeout(t, 30);
 	suite_add_tcase(s, t);
 	tcase_add_checked_fixture(p, set_up, tear_down);

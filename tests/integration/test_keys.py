@@ -334,7 +334,9 @@ TABLE = {
     'rank_control.dwell_iters': pair(ranks, LIVE, 'dwell_iters: 2', 'dwell_iters: 9'),
 
     'network_limits.enable': longer(wire, '', SLOW, by=1.5),
-    'network_limits.method': refused('network_limits.method=tc', "'tc' is not available"),
+    'network_limits.method': fails(
+        'network_limits={enable: true, bandwidth_mbps: 200, method: model}',
+        'network_limits={enable: true, bandwidth_mbps: 200, method: tc}', code=2, message='tc'),
     'network_limits.interface': fails('network_limits.interface=lo',
                                       'network_limits.interface=none7', code=5,
                                       message='none7'),
@@ -355,12 +357,15 @@ TABLE = {
     'network_limits.burst_bytes': longer(wire, SLOW + ';network_limits.burst_bytes=1000000000',
                                          SLOW, by=1.5),
     'network_limits.target_ip': refused('network_limits.target_ip=10.0.0.1',
-                                        'acts with method tc only'),
+                                        'limits hold for all that an interface sends'),
     'network_limits.auto_cleanup': refused('network_limits.auto_cleanup=false',
-                                           'limits always end with the run'),
+                                           'limits are always removed'),
     'network_limits.schedule': longer(late, CHANGE, CHANGE + ';network_limits.schedule=', by=1.5),
     'network_limits.schedule[].at_iteration': pair(
         lambda *r: longer(late, *r, by=1.5), CHANGE, 'at_iteration: 6', 'at_iteration: 1000'),
+    'network_limits.schedule[].at_second': pair(
+        lambda *r: longer(late, *r, by=1.5), but(CHANGE, 'at_iteration: 6', 'at_second: 0.05'),
+        'at_second: 0.05', 'at_second: 1000'),
     'network_limits.schedule[].egress_mbps': pair(
         lambda *r: longer(late, *r, by=1.5), CHANGE, 'egress_mbps: 2000', 'egress_mbps: 10'),
     'network_limits.schedule[].ingress_mbps': pair(

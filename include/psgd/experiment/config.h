@@ -61,14 +61,32 @@ PSGD_API void psgd_config_free(struct psgd_config **config); /* NULL is fine */
 
 /*
  * The library objects that the configuration describes. compressor and controller are the
- * caller's; link is filled when *limited is true. A replay reads its events file here.
+ * caller's. A replay reads its events file here.
  * Errors: CONFIG, IO (with error text), NOMEM; nothing is left to destroy then.
  */
 PSGD_API psgd_status psgd_config_compressor(
 	const struct psgd_config *config, struct psgd_compressor *out);
 PSGD_API psgd_status psgd_config_controller(const struct psgd_config *config,
 	struct psgd_controller *out, char *error, size_t error_bytes);
+
+/*
+ * The link that network_limits describes, as it is when training begins, and who makes it, by
+ * network_limits.method: psgd_config_link is the part of the process (with model and auto all of
+ * it, with tc+model delay, jitter and losses, with tc nothing), psgd_config_kernel_link that of the
+ * kernel, for psgd_tc_apply (with tc all, with tc+model the rates). *out is filled when *limited is
+ * true.
+ *
+ * The kernel's link can change but not grow new parts. So a direction that any entry of the
+ * schedule limits has a rate from the start, of 10^12 bit/s where there is no limit yet, and if an
+ * entry has a delay there is one of 1 ns.
+ *
+ * Pure; any thread. Errors: INVALID.
+ */
+PSGD_API psgd_status psgd_config_limits(
+	const struct psgd_config *config, struct psgd_link *out, bool *limited);
 PSGD_API psgd_status psgd_config_link(
+	const struct psgd_config *config, struct psgd_link *out, bool *limited);
+PSGD_API psgd_status psgd_config_kernel_link(
 	const struct psgd_config *config, struct psgd_link *out, bool *limited);
 
 PSGD_END

@@ -143,19 +143,20 @@ struct psgd_config_rank_control {
 };
 
 struct psgd_config_link_change {
-	unsigned at_iteration;
+	unsigned at_iteration; /* 0: by at_second, which is of the run's first iteration on */
+	double at_second;      /* 0: by at_iteration */
 	double egress_mbps, ingress_mbps, latency_ms;
 };
 
 struct psgd_config_network {
 	bool enable;
-	char *method;					  /* auto, model */
-	char *interface;				  /* auto, or the one of the gradients */
+	char *method;	 /* auto, tc, model, tc+model */
+	char *interface; /* auto, or the one of the gradients, which tc limits */
 	double bandwidth_mbps, egress_mbps, ingress_mbps; /* 10^6 bit/s; 0: no limit */
 	double latency_ms, jitter_ms;			  /* one way, per node */
 	double loss_pct;				  /* of the frames */
 	unsigned burst_bytes;				  /* 0: 3028 */
-	char *target_ip;				  /* NULL: all peers */
+	char *target_ip;				  /* NULL: limits hold for all peers */
 	bool auto_cleanup;
 	struct psgd_config_link_change *schedule;
 	unsigned schedule_count;

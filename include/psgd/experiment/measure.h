@@ -24,15 +24,16 @@ struct psgd_measured {
 	double latency_ms, bandwidth_mbps;
 	int64_t elapsed_ns;					   /* that the measuring took */
 	struct psgd_measure_point points[PSGD_MEASURE_MAX_POINTS]; /* by increasing size */
+	uint64_t sent_bytes; /* by this worker, in all all-reduces */
 };
 
 /*
  * Delay and rate that the points show, robustly: messages may be late, never early, and a network
  * may carry the first few for nothing. The delay is the least time of up to 1 KiB (without such: of
  * the line through smallest and largest); the rate the median of the three largest sizes above.
- * Fills *out but for elapsed_ns. n_workers: of the all-reduces. Errors: INVALID (no point or more
- * than PSGD_MEASURE_MAX_POINTS, two of one size, no time, fewer than two workers). Pure; any
- * thread.
+ * Fills *out but for elapsed_ns and sent_bytes. n_workers: of the all-reduces. Errors: INVALID (no
+ * point or more than PSGD_MEASURE_MAX_POINTS, two of one size, no time, fewer than two workers).
+ * Pure; any thread.
  */
 PSGD_API psgd_status psgd_measure_fit(const struct psgd_measure_point *points, size_t n_points,
 	uint32_t n_workers, struct psgd_measured *out);
@@ -41,9 +42,9 @@ PSGD_API psgd_status psgd_measure_fit(const struct psgd_measure_point *points, s
  * Times all-reduces of 8 B to 4 MiB, as many sizes and repetitions as budget_ns allows (0: 1 s,
  * which a network of 1 Mbit/s or more keeps to within a half), each by its fastest repetition and
  * its fastest worker, who waited for nobody. All workers call it together, with no other
- * collective under way; all get the same *out. oob carries their times. Errors: INVALID (fewer
- * than two workers, negative budget), NOMEM, and those of the transport and of oob; all workers
- * fail together, unless oob or the first memory fails.
+ * collective under way; all get the same *out but for sent_bytes. oob carries their times. Errors:
+ * INVALID (fewer than two workers, negative budget), NOMEM, and those of the transport and of oob;
+ * all workers fail together, unless oob or the first memory fails.
  */
 PSGD_API psgd_status psgd_measure_network(const struct psgd_transport *transport,
 	const struct psgd_oob *oob, int64_t budget_ns, struct psgd_measured *out);

@@ -29,8 +29,10 @@ struct psgd_stack_options {
  * folder or a checkpoint, see checkpoint.h, and the identity of launch.h),
  * loads the configuration, meets the other workers, compares configurations with worker 0's
  * (MISMATCH: error is a table of the keys that differ), opens the transport, shaped if the
- * configuration says so, and the run folder. On success *out is ended by psgd_stack_close. One
- * thread.
+ * configuration says so, and the run folder, and measures the network. With network_limits.method
+ * tc or tc+model, limits that `psgd run` has set, it looks whether they act: if less leaves by the
+ * interface than was sent, or the rate is off by more than 10 %, all workers fail (IO: the error
+ * says what is likely). On success *out is ended by psgd_stack_close. One thread.
  */
 PSGD_API psgd_status psgd_stack_open(const struct psgd_stack_options *options, psgd_stack **out);
 
@@ -40,9 +42,10 @@ PSGD_API psgd_status psgd_stack_session(
 
 /*
  * Before each optimizer step, on every worker with the same number, counted from 0 over the whole
- * run and on after a resume: the emulated network becomes what network_limits.schedule says for
- * this step, and worker 0 records a change. Between two steps of the session; its thread. Errors:
- * INVALID, NOMEM, IO (the record).
+ * run and on after a resume: the limited network becomes what network_limits.schedule says for
+ * this step, or for the seconds since the first call (on after a resume, too), and worker 0 records
+ * a change. Limits of the kernel are changed by local worker 0 of each node. Between two steps of
+ * the session; its thread. Errors: INVALID, NOMEM, IO (the record; the kernel), UNSUPPORTED.
  */
 PSGD_API psgd_status psgd_stack_begin_step(psgd_stack *stack, uint64_t iteration);
 
