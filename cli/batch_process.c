@@ -1,73 +1,35 @@
 /* Each experiment is `psgd run`, as a process of its own. SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <netdb.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "batch.h"
+#include "child.h"
 
-/* Only the child runs this. */
-static void become_run(char **arguments, const sigset_t *mask, pid_t parent)
+static int become_run(void *user)
 {
-	/* the terminal's Ctrl-C comes once, from the parent: a second one would be insisting */
-	setpgid(0, 0);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
-		_exit(CLI_FAILED);
-	sigprocmask(SIG_SETMASK, mask, NULL);
+	char **arguments = user;
+
 	execv("/proc/self/exe", arguments);
 	cli_complain("cannot start psgd: %s", strerror(errno));
-	_exit(CLI_ENVIRONMENT);
-}
-
-static int await_end(pid_t pid, const sigset_t *signals, int *signal)
-{
-	for (;;) {
-		int number = sigwaitinfo(signals, NULL), status;
-
-		if (number == SIGCHLD) {
-			if (waitpid(pid, &status, WNOHANG) != pid)
-				continue;
-			return WIFEXITED(status) ? WEXITSTATUS(status) : CLI_FAILED;
-		}
-		if (number <= 0)
-			continue;
-		if (!*signal)
-			*signal = number;
-		kill(pid, number);
-	}
+	return CLI_ENVIRONMENT;
 }
 
 int batch_process(char **arguments, int *signal)
 {
-	sigset_t signals, before;
-	pid_t parent = getpid(), pid;
-	int code = CLI_ENVIRONMENT;
+	struct cli_held held;
+	int code;
 
-	*signal = 0;
-	sigemptyset(&signals);
-	sigaddset(&signals, SIGCHLD);
-	sigaddset(&signals, SIGINT);
-	sigaddset(&signals, SIGTERM);
-	/* a blocked signal comes even if it is ignored */
-	if (!cli_is_ignored(SIGHUP))
-		sigaddset(&signals, SIGHUP);
-	sigprocmask(SIG_BLOCK, &signals, &before);
-	/* what is in our buffers must not be written twice */
-	fflush(stdout);
-	pid = fork();
-	if (pid == 0)
-		become_run(arguments, &before, parent);
-	if (pid > 0)
-		code = await_end(pid, &signals, signal);
-	else
+	cli_hold_signals(&held);
+	code = cli_in_child(&held, become_run, arguments, signal);
+	if (code < 0) {
 		cli_complain("cannot start psgd: %s", strerror(errno));
-	sigprocmask(SIG_SETMASK, &before, NULL);
+		code = CLI_ENVIRONMENT;
+	}
+	cli_release_signals(&held);
 	return code;
 }
 
