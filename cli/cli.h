@@ -120,9 +120,6 @@ int64_t cli_number(
  */
 int cli_net_test(const struct cli_place *place, const struct psgd_config *config);
 
-/* What limits the network of a run, and how, in a line; nothing where nothing does. */
-void cli_print_limits(const struct psgd_config *config);
-
 /* ---- trainer.c ---- */
 
 /* psgd-train-image: beside psgd, in the build tree, or in PATH. */

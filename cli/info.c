@@ -1,5 +1,6 @@
 /* psgd info: what this build and this machine have. SPDX-License-Identifier: MIT */
 #include <argp.h>
+#include <linux/capability.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +9,7 @@
 
 #include <psgd/psgd.h>
 
-#include "cli.h"
+#include "net_limits.h"
 
 static void print_versions(void)
 {
@@ -118,13 +119,55 @@ static void print_gloo(void)
 	psgd_transport_destroy(&transport);
 }
 
+/* May this process change the network? */
+static bool has_net_admin(void)
+{
+	char *effective = proc_value("/proc/self/status", "CapEff");
+	bool has = effective && (strtoull(effective, NULL, 16) >> CAP_NET_ADMIN & 1);
+
+	free(effective);
+	return has;
+}
+
+/* Could this process limit the loopback, which is always there? "yes", or why not. */
+static const char *tc_can(const struct psgd_link *link, char *error, size_t bytes)
+{
+	struct psgd_tc_options options = cli_tc_options("lo", error, bytes);
+	psgd_status status = psgd_tc_check(&options, link);
+
+	if (status == PSGD_OK)
+		return "yes";
+	return *error ? error : psgd_status_text(status);
+}
+
+static void print_tc(void)
+{
+	char error[CLI_LIMITS_ERROR_BYTES];
+	struct psgd_tc_options options = cli_tc_options("lo", error, sizeof(error));
+	struct psgd_link rates = PSGD_INIT(psgd_link), delay = PSGD_INIT(psgd_link);
+	struct psgd_tc_state state = PSGD_INIT(psgd_tc_state);
+	size_t n = 0;
+	psgd_status status = psgd_tc_show(&options, &state, 1, &n);
+
+	if (status != PSGD_OK) {
+		printf("  tc        %s\n", *error ? error : psgd_status_text(status));
+		return;
+	}
+	rates.egress_bps = rates.ingress_bps = 1000000000;
+	delay.delay_ns = 1000000;
+	printf("  tc        found, %s CAP_NET_ADMIN; rates: %s", has_net_admin() ? "with" : "no",
+		tc_can(&rates, error, sizeof(error)));
+	printf("; delay and loss: %s\n", tc_can(&delay, error, sizeof(error)));
+}
+
 static void print_modules(void)
 {
-	static const char *const absent[] = {"cuda", "nccl", "tc"};
+	static const char *const absent[] = {"cuda", "nccl"};
 	char trainer[PATH_MAX];
 
 	printf("modules\n");
 	print_gloo();
+	print_tc();
 	for (size_t i = 0; i < CLI_COUNT(absent); i++)
 		printf("  %-9s not in this build\n", absent[i]);
 	printf("trainer     %s\n", cli_find_trainer(trainer, sizeof(trainer))

@@ -28,7 +28,7 @@ static const char doc[] =
 	"  validate FILE   check a configuration, show what each rank would send\n"
 	"  info            versions, processor, modules and data sets found\n"
 	"  bench WHAT      time compression, or all-reduces, on this machine\n"
-	"  net test        time all-reduces between the workers of a run\n\n"
+	"  net WHAT        limit a network interface, time all-reduces between workers\n\n"
 	"`psgd COMMAND --help' explains a command.\n\n"
 	"Exit codes: 0 ok, 1 run failed, 2 usage or configuration, 3 peer lost,\n"
 	"4 timeout, 5 environment, 128 + N ended by signal N.";

@@ -1,4 +1,5 @@
 /* psgd net: the network between the workers of a run. SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +11,8 @@
 
 #include "allreduce.h"
 #include "bench_team.h"
+#include "child.h"
+#include "net_limits.h"
 
 static const struct cli_allreduce default_table = {8, 1 << 20, 4, 5, 1, true};
 
@@ -19,8 +22,10 @@ struct test {
 	const struct psgd_config *config; /* may be NULL */
 	const struct cli_allreduce *table;
 	const struct psgd_launch *workers;
-	struct psgd_link link;
+	size_t n_workers;      /* of this process */
+	struct psgd_link link; /* that the workers emulate */
 	bool limited;
+	bool by_kernel; /* the rates */
 	struct cli_team team;
 	struct cli_allreduce_rows rows; /* of worker 0 */
 	struct psgd_measured found;	/* by the first of these workers */
@@ -102,6 +107,19 @@ static void close_endpoint(struct endpoint *e)
 	psgd_rendezvous_close(&e->rendezvous);
 }
 
+/* The model takes a slow network for peers that come late: the kernel's rate is seen below it. */
+static psgd_status measure(const struct test *t, struct endpoint *e, struct psgd_measured *found)
+{
+	struct psgd_measured below = PSGD_INIT(psgd_measured);
+	psgd_status status = psgd_measure_network(e->use, &e->oob, 0, found);
+
+	if (status != PSGD_OK || !t->by_kernel || !t->limited)
+		return status;
+	status = psgd_measure_network(&e->network, &e->oob, 0, &below);
+	found->bandwidth_mbps = below.bandwidth_mbps;
+	return status;
+}
+
 static void work(uint32_t number, void *user)
 {
 	struct test *t = user;
@@ -120,7 +138,7 @@ static void work(uint32_t number, void *user)
 		status = cli_allreduce_run(t->table, e.use, &e.oob,
 			launch->worker ? &others : &t->rows, error, sizeof(error));
 	if (status == PSGD_OK)
-		status = psgd_measure_network(e.use, &e.oob, 0, number ? &found : &t->found);
+		status = measure(t, &e, number ? &found : &t->found);
 	if (status == PSGD_OK)
 		/* Nobody closes a connection under a worker that still waits. */
 		e.oob.allgather(e.oob.self, NULL, NULL, 0);
@@ -133,68 +151,80 @@ static void work(uint32_t number, void *user)
 
 /* ---- what it comes to ---- */
 
-static const char *rate_text(char *to, size_t bytes, double mbps)
+static void print_configured(const struct psgd_link *link, const struct psgd_measured *found)
 {
-	if (isfinite(mbps) && mbps > 0)
-		snprintf(to, bytes, "%.4g Mbit/s", mbps);
-	else
-		snprintf(to, bytes, "unlimited");
-	return to;
-}
-
-void cli_print_limits(const struct psgd_config *config)
-{
-	struct psgd_link link = PSGD_INIT(psgd_link);
-	bool limited = false;
+	uint64_t least = link->egress_bps;
 	char out[32], in[32];
 
-	if (psgd_config_link(config, &link, &limited) != PSGD_OK || !limited)
-		return;
-	printf("network limited by model, in each worker (method %s): egress %s, ingress %s, "
-	       "latency %g ms",
-		config->network_limits.method,
-		rate_text(out, sizeof(out), (double)link.egress_bps / 1e6),
-		rate_text(in, sizeof(in), (double)link.ingress_bps / 1e6),
-		(double)link.delay_ns / 1e6);
-	if (config->network_limits.schedule_count)
-		printf(", changes at iteration %u",
-			config->network_limits.schedule[0].at_iteration);
-	for (unsigned i = 1; i < config->network_limits.schedule_count; i++)
-		printf(", %u", config->network_limits.schedule[i].at_iteration);
-	printf("\n");
-}
-
-static void print_configured(const struct test *t, const struct psgd_measured *found)
-{
-	uint64_t least = t->link.egress_bps;
-	char out[32], in[32];
-
-	if (t->link.ingress_bps && (!least || t->link.ingress_bps < least))
-		least = t->link.ingress_bps;
+	if (link->ingress_bps && (!least || link->ingress_bps < least))
+		least = link->ingress_bps;
 	printf("# Configured           : latency %.3f ms, egress %s, ingress %s\n",
-		(double)t->link.delay_ns / 1e6,
-		rate_text(out, sizeof(out), (double)t->link.egress_bps / 1e6),
-		rate_text(in, sizeof(in), (double)t->link.ingress_bps / 1e6));
+		(double)link->delay_ns / 1e6,
+		cli_rate_text(out, sizeof(out), (double)link->egress_bps / 1e6),
+		cli_rate_text(in, sizeof(in), (double)link->ingress_bps / 1e6));
 	if (least && isfinite(found->bandwidth_mbps))
 		printf("# Measured of it       : %.1f %% of the bandwidth, %+.3f ms of latency\n",
 			found->bandwidth_mbps * 1e8 / (double)least,
-			found->latency_ms - (double)t->link.delay_ns / 1e6);
+			found->latency_ms - (double)link->delay_ns / 1e6);
 }
 
 static int conclude(const struct test *t)
 {
 	const struct psgd_measured *found = &t->found;
+	struct psgd_link link = PSGD_INIT(psgd_link);
 	uint64_t wrong = cli_allreduce_wrong(&t->rows);
+	bool limited = false;
 	char rate[32];
 
 	printf("# Fitted               : latency %.3f ms, bandwidth %s\n", found->latency_ms,
-		rate_text(rate, sizeof(rate), found->bandwidth_mbps));
-	if (t->limited)
-		print_configured(t, found);
+		cli_rate_text(rate, sizeof(rate), found->bandwidth_mbps));
+	if (t->config && psgd_config_limits(t->config, &link, &limited) == PSGD_OK && limited)
+		print_configured(&link, found);
 	if (!wrong)
 		return CLI_OK;
 	cli_complain("net: %llu values are wrong", (unsigned long long)wrong);
 	return CLI_FAILED;
+}
+
+static int run_test(void *user)
+{
+	struct test *t = user;
+	psgd_status status = PSGD_OK;
+	int code = CLI_OK;
+
+	if (t->config)
+		status = psgd_config_link(t->config, &t->link, &t->limited);
+	if (status == PSGD_OK)
+		status = cli_team_run(&t->team, (uint32_t)t->n_workers, work, t);
+	if (status != PSGD_OK) {
+		cli_complain("net: %s", *t->team.error ? t->team.error : psgd_status_text(status));
+		code = psgd_exit_code(status);
+	} else if (t->workers[0].worker == 0) {
+		code = conclude(t);
+	}
+	free(t->rows.items);
+	return code;
+}
+
+/* Whatever ends the test, this process is there to take the limits away. */
+static int run_limited_test(struct test *t, const struct cli_limits *limits)
+{
+	char reason[CLI_LIMITS_ERROR_BYTES];
+	struct cli_held held;
+	int signal = 0, code, removed;
+
+	cli_hold_signals(&held);
+	code = cli_limits_apply(limits, reason, sizeof(reason));
+	if (code == CLI_OK) {
+		code = cli_in_child(&held, run_test, t, &signal);
+		if (code < 0)
+			cli_complain("net: cannot start the test: %s", strerror(errno));
+		removed = cli_limits_remove(limits);
+		if (code <= CLI_OK)
+			code = code < 0 ? CLI_ENVIRONMENT : removed;
+	}
+	cli_release_signals(&held);
+	return signal ? 128 + signal : code;
 }
 
 static int test_network(const struct cli_place *place, const struct psgd_config *config,
@@ -206,32 +236,34 @@ static int test_network(const struct cli_place *place, const struct psgd_config 
 		.link = PSGD_INIT(psgd_link),
 		.found = PSGD_INIT(psgd_measured)};
 	struct psgd_launch *workers = NULL;
-	psgd_status status = PSGD_OK;
-	size_t n;
-	int code = cli_find_workers(&place->identity, &workers, &n);
+	struct psgd_config *resolved = NULL;
+	struct cli_limits limits = {0};
+	int code = cli_find_workers(&place->identity, &workers, &t.n_workers);
 
 	if (code != CLI_OK)
 		return code;
+	t.workers = workers;
 	if (workers[0].n_workers < 2) {
 		cli_complain("net: one worker has no network; say who the others are, or "
 			     "--standalone --nproc-per-node 2");
-		free(workers);
-		return CLI_USAGE;
+		code = CLI_USAGE;
 	}
-	t.workers = workers;
-	cli_print_workers(workers, n);
+	if (code == CLI_OK && config)
+		code = cli_limits_resolve(config, workers, t.n_workers, &limits, &resolved);
+	if (code != CLI_OK)
+		goto out;
+	if (resolved)
+		t.config = resolved;
+	t.by_kernel = limits.by_kernel;
+	cli_print_workers(workers, t.n_workers);
+	if (config) {
+		cli_limits_print(&limits, t.config);
+		cli_limits_tidy(&limits);
+	}
 	fflush(stdout);
-	if (config)
-		status = psgd_config_link(config, &t.link, &t.limited);
-	if (status == PSGD_OK)
-		status = cli_team_run(&t.team, (uint32_t)n, work, &t);
-	if (status != PSGD_OK) {
-		cli_complain("net: %s", *t.team.error ? t.team.error : psgd_status_text(status));
-		code = psgd_exit_code(status);
-	} else if (workers[0].worker == 0) {
-		code = conclude(&t);
-	}
-	free(t.rows.items);
+	code = limits.by_kernel ? run_limited_test(&t, &limits) : run_test(&t);
+out:
+	psgd_config_free(&resolved);
 	free(workers);
 	return code;
 }
@@ -320,25 +352,43 @@ out:
 	return code;
 }
 
+/* ---- psgd net ---- */
+
+static const struct word {
+	const char *name, *does;
+	int (*main)(int argc, char **argv);
+} words[] = {
+	{"apply", "limits an interface until it is cleared", cli_net_apply},
+	{"show", "what limits the interfaces of this machine", cli_net_show},
+	{"clear", "removes the limits that psgd put there", cli_net_clear},
+	{"test", "times all-reduces between the workers of a run", net_test},
+};
+
+static int help(void)
+{
+	printf("Usage: psgd net WORD [OPTION...]\n\n");
+	for (size_t i = 0; i < CLI_COUNT(words); i++)
+		printf("  %-6s %s\n", words[i].name, words[i].does);
+	printf("\n`psgd net WORD --help' explains each.\n");
+	return CLI_OK;
+}
+
 int cli_net(int argc, char **argv)
 {
-	static char name[] = "psgd net test";
+	static char name[64];
+	const char *word = argc > 1 ? argv[1] : NULL;
 
-	if (argc < 2 || strcmp(argv[1], "test") != 0) {
-		const bool help =
-			argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-?") == 0);
-
-		if (help) {
-			printf("Usage: psgd net test [CONFIG [key=value...]] [OPTION...]\n\n"
-			       "`psgd net test --help' explains it.\n");
-			return CLI_OK;
-		}
-		cli_complain("net: %s%s%s; there is `psgd net test'",
-			argc > 1 ? "unknown word '" : "", argc > 1 ? argv[1] : "a word is missing",
-			argc > 1 ? "'" : "");
-		return CLI_USAGE;
+	if (word && (strcmp(word, "--help") == 0 || strcmp(word, "-?") == 0))
+		return help();
+	for (size_t i = 0; word && i < CLI_COUNT(words); i++) {
+		if (strcmp(word, words[i].name) != 0)
+			continue;
+		snprintf(name, sizeof(name), "psgd net %s", word);
+		argv[1] = name;
+		cli_normalize_flags(argc - 1, argv + 1);
+		return words[i].main(argc - 1, argv + 1);
 	}
-	argv[1] = name;
-	cli_normalize_flags(argc - 1, argv + 1);
-	return net_test(argc - 1, argv + 1);
+	cli_complain("net: %s%s%s; there are apply, show, clear and test",
+		word ? "unknown word '" : "", word ? word : "a word is missing", word ? "'" : "");
+	return CLI_USAGE;
 }

@@ -9,6 +9,7 @@
 #include <psgd/experiment/run.h>
 #include <psgd/experiment/stack.h>
 
+#include "net_limits.h"
 #include "run.h"
 
 #define SMOKE_ITERATIONS 5
@@ -178,6 +179,7 @@ static int dry_run(const struct cli_job *job)
 		return psgd_exit_code(status);
 	}
 	printf("run folder: %s\n", job->run_dir);
+	cli_limits_print_commands(job->limits);
 	for (size_t i = 0; i < job->n_workers; i++) {
 		struct cli_strings settings = {0};
 
@@ -322,14 +324,38 @@ static void keep_command_line(int argc, char **argv, struct cli_job *job)
 	}
 }
 
+/* What is decided is said; then it is done. */
+static int run(struct cli_job *job, const struct psgd_config *given, const struct arguments *a)
+{
+	int code, lock = -1;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	cli_print_workers(job->workers, job->n_workers);
+	cli_limits_print(job->limits, job->config);
+	print_notices(given);
+	if (a->dry_run)
+		return dry_run(job);
+	code = refuse_finished(job);
+	if (code == CLI_OK)
+		code = cli_prepare_folder(job, &lock);
+	if (code == CLI_OK) {
+		cli_limits_tidy(job->limits);
+		code = supervise(job, a->smoke);
+	}
+	if (lock >= 0)
+		close(lock);
+	return code;
+}
+
 int cli_run(int argc, char **argv)
 {
 	struct arguments a;
 	struct cli_job job = {0};
-	struct psgd_config *config = NULL;
+	struct cli_limits limits;
+	struct psgd_config *config = NULL, *resolved = NULL;
 	char error[CLI_ERROR_BYTES] = "", **command;
 	psgd_status status;
-	int code = CLI_USAGE, lock = -1;
+	int code = CLI_USAGE;
 
 	keep_command_line(argc, argv, &job);
 	if (!read_arguments(argc, argv, &a, &command))
@@ -346,25 +372,16 @@ int cli_run(int argc, char **argv)
 	}
 	job.config = config;
 	code = decide(&a, command, &job);
+	if (code == CLI_OK)
+		code = cli_limits_resolve(config, job.workers, job.n_workers, &limits, &resolved);
 	if (code != CLI_OK)
 		goto out;
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	cli_print_workers(job.workers, job.n_workers);
-	cli_print_limits(config);
-	print_notices(config);
-	if (a.dry_run) {
-		code = dry_run(&job);
-		goto out;
-	}
-	code = refuse_finished(&job);
-	if (code == CLI_OK)
-		code = cli_prepare_folder(&job, &lock);
-	if (code == CLI_OK)
-		code = supervise(&job, a.smoke);
+	job.config = resolved ? resolved : config;
+	job.limits = &limits;
+	code = run(&job, config, &a);
 out:
-	if (lock >= 0)
-		close(lock);
 	free(job.workers);
+	psgd_config_free(&resolved);
 	psgd_config_free(&config);
 	cli_strings_free(&a.overrides);
 	return code;

@@ -6,11 +6,14 @@
 
 #include "cli.h"
 
+struct cli_limits;
+
 /* What is to be run; decided by run.c before anything is touched. */
 struct cli_job {
-	const struct psgd_config *config;
-	const char *source;	 /* the file that the user named */
-	char command_line[2048]; /* as given, for the records */
+	const struct psgd_config *config; /* for the workers */
+	const struct cli_limits *limits;  /* of this node's network */
+	const char *source;		  /* the file that the user named */
+	char command_line[2048];	  /* as given, for the records */
 	struct psgd_launch *workers;
 	size_t n_workers;	     /* of this process, at least 1 */
 	char run_dir[PATH_MAX - 64]; /* room is left for the names of the files in it */
@@ -79,8 +82,9 @@ pid_t cli_spawn(const struct cli_job *job, size_t i, const sigset_t *mask, struc
 /* ---- supervise.c ---- */
 
 /*
- * Starts the job's workers, waits for all of them, and says what failed first. reason gets the
- * failure in words, "" if none. Returns the exit code of psgd.
+ * Limits the network, starts the job's workers, waits for all of them, and says what failed first.
+ * The limits are gone when it returns. reason gets the failure in words, "" if none. Returns the
+ * exit code of psgd.
  */
 int cli_supervise(const struct cli_job *job, struct cli_progress *progress, char *reason,
 	size_t reason_bytes);

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "family.h"
+#include "net_limits.h"
 #include "run.h"
 
 #define GRACE_NS INT64_C(5000000000)
@@ -169,7 +170,9 @@ int cli_supervise(
 
 	if (!cli_family_open(&s.workers, job->n_workers, GRACE_NS))
 		goto out;
-	code = start_all(&s, reason, reason_bytes);
+	code = cli_limits_apply(job->limits, reason, reason_bytes);
+	if (code == CLI_OK)
+		code = start_all(&s, reason, reason_bytes);
 	watch(&s);
 	cli_progress_end(progress);
 	if (code == CLI_OK) {
@@ -181,6 +184,9 @@ int cli_supervise(
 			report_failure(&s, reason, reason_bytes);
 		}
 	}
+	/* signals still wait: nothing comes between the run and this */
+	if (cli_limits_remove(job->limits) != CLI_OK && code == CLI_OK)
+		code = CLI_ENVIRONMENT;
 	close_fd(&s.pipes.relay);
 	close_fd(&s.pipes.progress);
 	close_fd(&s.pipes.log);

@@ -17,6 +17,9 @@
 	"save_dir: out\n"
 
 #define SEE_RUN "\nTry `psgd run --help' or `psgd run --usage' for more information."
+#define NODE "--nnodes 2 --node-rank 0 --master-addr 192.0.2.1 "
+#define LIMIT "network_limits.enable=true network_limits.egress_mbps=10 network_limits."
+#define SEE_APPLY "\nTry `psgd net apply --help' or `psgd net apply --usage' for more information."
 #define NO_RANK "expected a rank of at least 1 (use compression.enable_powerSGD: false for dense)"
 
 /* Files that a case may name. */
@@ -102,6 +105,51 @@ static const struct refused {
 			 "Try `psgd --help' or `psgd --usage' for more information."},
 	{"validate unknown.yaml",
 		"unknown.yaml:6:15: compression: unknown key 'max_rnk', did you mean 'max_rank'?"},
+	/* limits of the network: before anything is looked for in the kernel */
+	{"run good.yaml --standalone " LIMIT "loss_pct=100",
+		"override 'network_limits.loss_pct=100': expected a number of at least 0 and below "
+		"100, got '100'"},
+	{"run good.yaml " NODE "network_limits.enable=true network_limits.method=tc",
+		"override 'network_limits.method=tc': tc needs a limit: egress_mbps, ingress_mbps, "
+		"latency_ms and loss_pct are 0, which is none"},
+	{"run good.yaml " NODE LIMIT "interface=nowhere0",
+		"psgd: network_limits.interface: there is no network interface 'nowhere0' here"},
+	{"run good.yaml " NODE LIMIT "interface=nowhere0 network_limits.method=tc",
+		"psgd: network_limits.interface: there is no network interface 'nowhere0' here"},
+	{"run good.yaml --standalone --nproc-per-node 2 " LIMIT "method=tc",
+		"psgd: network_limits.method: tc limits the network between nodes, but all workers "
+		"are on this node: use auto or model"},
+	{"run good.yaml --nnodes 2 --node-rank 0 " LIMIT "method=tc",
+		"psgd: network_limits.method: tc limits the network between nodes, but the "
+		"loopback "
+		"leads to no other node: use auto or model"},
+	{"net test good.yaml --nnodes 2 --node-rank 0 " LIMIT "method=tc",
+		"psgd: network_limits.method: tc limits the network between nodes, but the "
+		"loopback "
+		"leads to no other node: use auto or model"},
+	{"net apply --egress 10", "psgd net apply: --interface is missing" SEE_APPLY},
+	{"net apply good.yaml",
+		"psgd: net apply: --interface is missing, and good.yaml names none"},
+	{"net apply good.yaml --interface lo",
+		"psgd: net apply: good.yaml limits nothing: give --egress, --ingress, --latency or "
+		"--loss"},
+	{"net apply --interface lo --egress 0", "psgd: net apply: this limits nothing: give "
+						"--egress, --ingress, --latency or --loss"},
+	{"net apply --interface lo --egress 10 --loss 100",
+		"psgd net apply: --loss: '100' is not 0 or a number from 0.0001 to "
+		"99.9999" SEE_APPLY},
+	{"net apply --interface lo --ingress 10m",
+		"psgd net apply: --ingress: '10m' is not 0 or a number from 0.001 to "
+		"1000000000" SEE_APPLY},
+	{"net apply --interface lo --egress 10 --jitter 1",
+		"psgd: net apply: the jitter is above the latency"},
+	{"net apply --interface lo --egress 10 --unshaped-port 0",
+		"psgd net apply: --unshaped-port: '0' is not a whole number from 1 to "
+		"65535" SEE_APPLY},
+	{"net apply --interface nowhere0 --egress 10",
+		"psgd: net apply: there is no network interface 'nowhere0' here"},
+	{"net show nowhere0", "psgd: net show: there is no network interface 'nowhere0' here"},
+	{"net clear nowhere0", "psgd: net clear: there is no network interface 'nowhere0' here"},
 };
 
 START_TEST(refused_by_psgd)

@@ -111,8 +111,8 @@ END_TEST
 static const struct {
 	const char *arguments, *err;
 } refused[] = {
-	{"net", "psgd: net: a word is missing; there is `psgd net test'\n"},
-	{"net apply", "psgd: net: unknown word 'apply'; there is `psgd net test'\n"},
+	{"net", "psgd: net: a word is missing; there are apply, show, clear and test\n"},
+	{"net aply", "psgd: net: unknown word 'aply'; there are apply, show, clear and test\n"},
 	{"net test",
 		"psgd: net: one worker has no network; say who the others are, or --standalone "
 		"--nproc-per-node 2\n"},
