@@ -29,6 +29,7 @@ int cli_validate(int argc, char **argv);
 int cli_info(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 int cli_net(int argc, char **argv);
+int cli_lab(int argc, char **argv);
 
 /* ---- options.c ---- */
 

@@ -15,7 +15,7 @@
 
 #include "run.h"
 
-static bool make_dirs(const char *path)
+bool cli_make_dirs(const char *path)
 {
 	char part[PATH_MAX];
 
@@ -83,7 +83,7 @@ void cli_remove_configs(const struct cli_job *job)
 int cli_prepare_folder(const struct cli_job *job, int *lock)
 {
 	*lock = -1;
-	if (!make_dirs(job->run_dir)) {
+	if (!cli_make_dirs(job->run_dir)) {
 		cli_complain("%s: %s", job->run_dir, strerror(errno));
 		return CLI_ENVIRONMENT;
 	}

@@ -18,6 +18,7 @@ static const struct command {
 	{"info", cli_info},
 	{"bench", cli_bench},
 	{"net", cli_net},
+	{"lab", cli_lab},
 };
 
 static const char doc[] =
@@ -28,7 +29,8 @@ static const char doc[] =
 	"  validate FILE   check a configuration, show what each rank would send\n"
 	"  info            versions, processor, modules and data sets found\n"
 	"  bench WHAT      time compression, or all-reduces, on this machine\n"
-	"  net WHAT        limit a network interface, time all-reduces between workers\n\n"
+	"  net WHAT        limit a network interface, time all-reduces between workers\n"
+	"  lab WHAT        several nodes on this machine, for runs over a real network\n\n"
 	"`psgd COMMAND --help' explains a command.\n\n"
 	"Exit codes: 0 ok, 1 run failed, 2 usage or configuration, 3 peer lost,\n"
 	"4 timeout, 5 environment, 128 + N ended by signal N.";
@@ -51,7 +53,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	}
 	if (key == ARGP_KEY_NO_ARGS)
-		argp_error(state, "a command is missing: run, batch, validate, info, bench or net");
+		argp_error(state,
+			"a command is missing: run, batch, validate, info, bench, net or lab");
 	return ARGP_ERR_UNKNOWN;
 }
 
@@ -66,8 +69,8 @@ static int unknown_command(const char *name)
 	if (closest)
 		cli_complain("unknown command '%s'; did you mean '%s'?", name, closest);
 	else
-		cli_complain(
-			"unknown command '%s'; there are run, batch, validate, info, bench and net",
+		cli_complain("unknown command '%s'; there are run, batch, validate, info, bench, "
+			     "net and lab",
 			name);
 	return CLI_USAGE;
 }

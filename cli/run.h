@@ -91,6 +91,9 @@ int cli_supervise(const struct cli_job *job, struct cli_progress *progress, char
 
 /* ---- folder.c ---- */
 
+/* A folder with all folders above it. False: errno says why. */
+bool cli_make_dirs(const char *path);
+
 /*
  * Creates the run folder with the workers' configurations in it. Where worker 0 is, the folder
  * is locked in *lock, to be closed at the end: two runs must not write one folder. Else *lock is

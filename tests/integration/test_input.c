@@ -100,7 +100,7 @@ static const struct refused {
 	{"run", "psgd run: CONFIG is missing" SEE_RUN},
 	{"rnu good.yaml", "psgd: unknown command 'rnu'; did you mean 'run'?"},
 	{"frobnicate", "psgd: unknown command 'frobnicate'; there are run, batch, validate, info, "
-		       "bench and net"},
+		       "bench, net and lab"},
 	{"--frobnicate", "psgd: unrecognized option '--frobnicate'\n"
 			 "Try `psgd --help' or `psgd --usage' for more information."},
 	{"validate unknown.yaml",
