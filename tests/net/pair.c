@@ -19,7 +19,6 @@
 
 #define CHUNK 262144
 #define SETTLE_S 0.5
-#define MAX_RUNS 9
 
 /* A full frame of Ethernet carries so much of TCP, with time stamps. */
 #define FRAME 1514.0
@@ -267,27 +266,15 @@ double flow_rate(const struct flow *flow, double seconds)
 	return (double)bytes * 8 * FRAME / IN_FRAME / took;
 }
 
-static int by_value(const void *a, const void *b)
+double pair_rate(const struct pair *pair, bool to_right, uint16_t port, double seconds)
 {
-	const double x = *(const double *)a, y = *(const double *)b;
+	struct flow flow = flow_open(pair, to_right, false, port);
+	struct sender *sender = flow_start(&flow);
+	const double rate = flow_rate(&flow, seconds);
 
-	return (x > y) - (x < y);
-}
-
-double pair_rate(const struct pair *pair, bool to_right, uint16_t port, double seconds, int n)
-{
-	double rates[MAX_RUNS];
-
-	for (int i = 0; i < n; i++) {
-		struct flow flow = flow_open(pair, to_right, false, port);
-		struct sender *sender = flow_start(&flow);
-
-		rates[i] = flow_rate(&flow, seconds);
-		flow_stop(sender);
-		flow_close(&flow);
-	}
-	qsort(rates, (size_t)n, sizeof(rates[0]), by_value);
-	return rates[n / 2];
+	flow_stop(sender);
+	flow_close(&flow);
+	return rate;
 }
 
 struct message {

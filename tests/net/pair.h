@@ -49,8 +49,8 @@ void flow_stop(struct sender *sender);
  */
 double flow_rate(const struct flow *flow, double seconds);
 
-/* The median of n measurements, each of a connection of its own. */
-double pair_rate(const struct pair *pair, bool to_right, uint16_t port, double seconds, int n);
+/* The same of a connection of its own. */
+double pair_rate(const struct pair *pair, bool to_right, uint16_t port, double seconds);
 
 /* Seconds from the first byte written to the last one read. */
 double flow_message(const struct flow *flow, size_t bytes);
