@@ -16,6 +16,7 @@ model: {name: mlp}
 dataset: {name: synthetic, batch_size: 16, train_limit: 512, test_limit: 64}
 training: {epochs: 1000, max_iterations: 4, learning_rate: 0.05}
 compression: {use_fixed_rank: true, fixed_rank_value: 2, max_rank: 4, start_power_iterations: 2}
+communication: {measure: false}
 '''
 # Steps of two workers have a floor, so that a run can be caught in its middle.
 LIMITED = 'network_limits: {enable: true, method: model, latency_ms: 5}\n'

@@ -15,7 +15,7 @@ from batch_support import (Case, CONFIG, LIMITED, free_ports, hash_of, processes
                            rows_of, run_of, state_of, until)
 
 NAMES = ['a_seed7', 'b_seed7', 'c_seed7', 'd_seed7']
-ITERATIONS = 60
+ITERATIONS = 40  # of two nodes, one of which is ended in the middle
 TWO_WORKERS = ('--standalone', '--nproc-per-node=2')
 
 
@@ -191,7 +191,7 @@ class OneNode(Case):
 
     def test_nohup(self):
         """A terminal that hangs up ends a campaign, but not one that was started by nohup."""
-        self.write('a.yaml', CONFIG.replace('iterations: 4', 'iterations: 60') + LIMITED)
+        self.write('a.yaml', CONFIG.replace('iterations: 4', 'iterations: 30') + LIMITED)
         for handler, ends in ((signal.SIG_DFL, 129), (signal.SIG_IGN, 0)):
             before = signal.signal(signal.SIGHUP, handler)
             node = self.start('', 'a.yaml', 'seed=0:2', *TWO_WORKERS, '--overwrite')
@@ -206,14 +206,14 @@ class OneNode(Case):
             os.rename(self.at('results'), self.at(f'results.{ends}'))
 
     def test_interrupted_without_checkpoints(self):
-        self.write('a.yaml', CONFIG.replace('iterations: 4', 'iterations: 60') + LIMITED)
+        self.write('a.yaml', CONFIG.replace('iterations: 4', 'iterations: 30') + LIMITED)
         node = self.start('', 'a.yaml', 'seed=0:2', *TWO_WORKERS)
         until(lambda: len(rows_of(self.root, 'a_seed0')) > 5, 'the first item')
         node.kill()
         until(lambda: not processes_in(self.root), 'the end of its run')
         code, said = self.batch('a.yaml', 'seed=0:2', *TWO_WORKERS, '--resume')
         self.assertEqual((code, begun(said)), (0, ['0', '1']), said)
-        self.assertEqual([len(rows_of(self.root, f'a_seed{seed}')) for seed in (0, 1)], [60, 60])
+        self.assertEqual([len(rows_of(self.root, f'a_seed{seed}')) for seed in (0, 1)], [30, 30])
 
     def test_port_in_use(self):
         self.write('a.yaml')
@@ -265,7 +265,7 @@ class TwoNodes(Case):
         until(lambda: not processes_in(self.at('A')) + processes_in(self.at('B')), 'the ends')
 
     def in_the_second_item(self):
-        until(lambda: len(rows_of(self.at('A'), NAMES[1])) > 25, 'the second item')
+        until(lambda: len(rows_of(self.at('A'), NAMES[1])) > 12, 'the second item')
 
     def test_killed_follower_comes_back(self):
         leader = self.node(0)
