@@ -163,21 +163,27 @@ static psgd_status set_leaf(struct psgd__tc_net *net, int flags,
 }
 
 struct u32_keys {
-	struct tc_u32_sel head;
+	unsigned char n;
 	struct tc_u32_key keys[MAX_KEYS];
 };
 
 /* Bytes from `offset` of the network header on, a multiple of 4. */
-static void add_key(struct u32_keys *sel, int offset, uint32_t value, uint32_t mask)
+static void add_key(struct u32_keys *keys, int offset, uint32_t value, uint32_t mask)
 {
-	sel->keys[sel->head.nkeys++] =
+	keys->keys[keys->n++] =
 		(struct tc_u32_key){.val = htonl(value), .mask = htonl(mask), .off = offset};
 }
 
-static int put_keys(struct nl_msg *message, const struct u32_keys *sel)
+/* What matches all of them is as the filter says, and no other one is asked. */
+static int put_keys(struct nl_msg *message, const struct u32_keys *keys)
 {
-	return nla_put(message, TCA_U32_SEL,
-		(int)(sizeof(sel->head) + sel->head.nkeys * sizeof(sel->keys[0])), sel);
+	const struct tc_u32_sel head = {.flags = TC_U32_TERMINAL, .nkeys = keys->n};
+	const size_t bytes = keys->n * sizeof(keys->keys[0]);
+	char selector[sizeof(head) + sizeof(keys->keys)];
+
+	memcpy(selector, &head, sizeof(head));
+	memcpy(selector + sizeof(head), keys->keys, bytes);
+	return nla_put(message, TCA_U32_SEL, (int)(sizeof(head) + bytes), selector);
 }
 
 /* Ports stand behind the header of IP, which is taken to be without options. */
@@ -186,19 +192,19 @@ static psgd_status add_port(struct psgd__tc_net *net, const struct psgd__tc_devi
 {
 	const uint32_t to = class_of(PSGD__TC_UNSHAPED);
 	const uint32_t prio = ipv6 ? PSGD__TC_PRIO_IPV6 : PSGD__TC_PRIO_IPV4;
-	struct u32_keys sel = {.head = {.flags = TC_U32_TERMINAL}};
+	struct u32_keys keys = {0};
 	struct nl_msg *message = request(RTM_NEWTFILTER, NEW, device, PSGD__TC_ROOT_HANDLE, 0,
 		prio << 16 | htons(ipv6 ? ETH_P_IPV6 : ETH_P_IP), u32.kind);
 	struct nlattr *nest = options_begin(message);
 	int failed;
 
 	if (ipv6)
-		add_key(&sel, 4, (uint32_t)IPPROTO_TCP << 8, 0xff00);
+		add_key(&keys, 4, (uint32_t)IPPROTO_TCP << 8, 0xff00);
 	else
-		add_key(&sel, 8, (uint32_t)IPPROTO_TCP << 16, 0xff0000);
-	add_key(&sel, ipv6 ? 40 : 20, source ? (uint32_t)port << 16 : port,
+		add_key(&keys, 8, (uint32_t)IPPROTO_TCP << 16, 0xff0000);
+	add_key(&keys, ipv6 ? 40 : 20, source ? (uint32_t)port << 16 : port,
 		source ? 0xffff0000u : 0xffffu);
-	failed = !nest || nla_put_u32(message, TCA_U32_CLASSID, to) || put_keys(message, &sel);
+	failed = !nest || nla_put_u32(message, TCA_U32_CLASSID, to) || put_keys(message, &keys);
 	message = options_end(message, nest, failed);
 	return psgd__tc_send(net, message, &u32, "set a filter of", device->name);
 }
@@ -253,7 +259,7 @@ static psgd_status add_redirect_filter(
 	struct psgd__tc_net *net, const struct psgd__tc_device *device, uint32_t to_index)
 {
 	const char *doing = "set the ingress filter of";
-	struct u32_keys all = {.head = {.flags = TC_U32_TERMINAL}};
+	struct u32_keys all = {0};
 	struct nl_msg *message = request(RTM_NEWTFILTER, NEW, device, PSGD__TC_INGRESS_HANDLE, 0,
 		PSGD__TC_PRIO_INGRESS << 16 | htons(ETH_P_ALL), u32.kind);
 	struct nlattr *nest = options_begin(message);

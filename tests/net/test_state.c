@@ -129,7 +129,7 @@ START_TEST(test_foreign)
 	const char *set[] = {"tc qdisc add dev left root tbf rate 5mbit burst 10kb latency 50ms",
 		"tc qdisc add dev left root handle 1: pfifo limit 77",
 		"tc qdisc add dev left root handle 7073: pfifo limit 77",
-		"tc qdisc add dev left ingress"};
+		"tc qdisc add dev left ingress; tc filter add dev left ingress u32 match u32 0 0"};
 	const char *words[] = {"tbf", "pfifo 1:", "pfifo 7073:", "ingress ffff:"};
 	const struct psgd_tc_options o = left_options();
 	const struct psgd_link link = link_of((struct psgd_link){.egress_bps = MBIT});
