@@ -19,9 +19,9 @@ CONFIG = '''seed: 7
 model: {name: mlp}
 dataset: {name: idx, root: files, batch_size: 16}
 training: {epochs: 1000, max_iterations: 12, learning_rate: 0.05}
-compression: {use_fixed_rank: true, fixed_rank_value: 2, max_rank: 4, start_power_iterations: 2}
+compression: {use_fixed_rank: true, fixed_rank_value: 2, max_rank: 4, start_power_iterations: 1}
 '''
-LIMITED = 'network_limits: {enable: true, bandwidth_mbps: 200}\n'
+LIMITED = 'network_limits: {enable: true, bandwidth_mbps: 50}\n'
 
 # A server that says how many bytes it got, to where the client waits for it.
 SERVER = '''

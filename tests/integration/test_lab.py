@@ -268,7 +268,7 @@ class Runs(Case):
         self.gone()
         self.assertIn('finished: ', said)
         if self.can_limit():
-            self.assertIn('limited by tc on eth0 (method auto): egress 200 Mbit/s', said)
+            self.assertIn('limited by tc on eth0 (method auto): egress 50 Mbit/s', said)
         emulated = subprocess.run([PSGD, 'run', '--standalone', '--nproc-per-node', str(n),
                                    'a.yaml'], cwd=self.root, capture_output=True, text=True)
         self.assertEqual(emulated.returncode, 0, emulated.stdout + emulated.stderr)
