@@ -19,7 +19,7 @@ compression: {use_fixed_rank: true, fixed_rank_value: 2, max_rank: 4, start_powe
 communication: {measure: false}
 '''
 # Steps of two workers have a floor, so that a run can be caught in its middle.
-LIMITED = 'network_limits: {enable: true, method: model, latency_ms: 5}\n'
+LIMITED = 'network_limits: {enable: true, method: model, latency_ms: 2}\n'
 # What a launcher, an outer run, or the user says to psgd.
 SAYS_SOMETHING = re.compile(r'(RANK|WORLD_SIZE|MASTER_ADDR|MASTER_PORT|MASTER_PORT_BASE|'
                             r'RESUME_FROM|NCCL_IFNAME)$|PSGD_(?!(BIN|SOURCE)$)|OMPI_|PMI_')
