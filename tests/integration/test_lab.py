@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """psgd lab: nodes on one machine, what they can do, and that nothing of them stays."""
+import glob
 import json
 import os
 import re
@@ -328,6 +329,28 @@ class Runs(Case):
         self.lab('run', 'a.yaml', '--dir', 'out')
         self.gone()
         self.assertEqual(inside(spaces), [])
+
+    def test_killed_and_resumed(self):
+        process, _ = self.begin('checkpoint.every_iters=5')
+        until(lambda: rows(os.path.join(self.root, 'out/node0')) > 20, 'a checkpoint')
+        self.kill(process)
+        more = rows(os.path.join(self.root, 'out/node0')) + 20
+        self.lab('run', 'a.yaml', '--dir', 'out', '--resume', 'auto',
+                 f'training.max_iterations={more}')
+        self.assertEqual(rows(os.path.join(self.root, 'out/node0')), more)
+        with open(self.only('out/node0/results/*/a/events.jsonl')) as file:
+            self.assertEqual([event['event'] for event in map(json.loads, file)].count('resume'), 1)
+        self.gone()
+
+    def test_smoke(self):
+        self.assertIn('finished: smoke test', self.lab('run', 'a.yaml', '--smoke'))
+        self.assertEqual(glob.glob(f'{self.root}/{self.name}/node*/results/*/*'), [])
+        self.gone()
+
+    def only(self, pattern):
+        found = glob.glob(os.path.join(self.root, pattern))
+        self.assertEqual(len(found), 1, found)
+        return found[0]
 
     def test_a_killed_trainer(self):
         process, spaces = self.begin()
