@@ -114,10 +114,7 @@ struct psgd_entropy_options {
 	uint32_t round_to; /* rounded down to a multiple of this; 0: 2, or 1 if slew is 1 */
 };
 
-/*
- * Costs a decision and TIMING in each of the first 64 steps, in every fourth one later, and with
- * each decision that the choice asks for.
- */
+/* Costs a decision and TIMING in the first 64 steps, every 4th later, and where the choice asks. */
 struct psgd_live_options {
 	size_t size;
 	double max_exposed;    /* largest share of a step that may be exposed; 0: 0.30 */
