@@ -204,6 +204,17 @@ class Refused(Case):
         self.assertRegex(said, r'^psgd: net apply: .*CAP_NET_ADMIN.*\n$')
         self.clean()
 
+    def test_nodes_that_differ(self):
+        """auto is tc on one and, without the right to, model on the other."""
+        self.write('method: auto, egress_mbps: 10')
+        first = self.waiting()
+        code, said = self.nodes[1].psgd('run', 'c.yaml', *self.place(self.nodes[1]), weak=True)
+        self.assertEqual(code, 2, said)
+        self.assertRegex(said, r'\nnote: network_limits.method: auto is model here: no right ')
+        self.assertIn('network_limits.method: worker 0 has tc, worker 1 has model', said)
+        self.ends(first, 2)
+        self.clean()
+
     def test_without_netem(self):
         """auto leaves delays to the model, and says so; tc stops."""
         if PROBE.netem:
