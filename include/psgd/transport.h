@@ -134,6 +134,14 @@ PSGD_API psgd_status psgd_transport_gloo(
 PSGD_API psgd_status psgd_transport_shaped(const struct psgd_transport *inner,
 	const struct psgd_shaper *shaper, struct psgd_transport *out);
 
+/*
+ * The same where `inner` is a slow network already: the time of the shaper's link comes on top of
+ * that of each collective, and the next one waits for it. A worker that comes late is in the times,
+ * as in those of `inner`.
+ */
+PSGD_API psgd_status psgd_transport_delayed(const struct psgd_transport *inner,
+	const struct psgd_shaper *shaper, struct psgd_transport *out);
+
 /* Ends a transport and zeroes it. NULL and zeros are fine. */
 PSGD_API void psgd_transport_destroy(struct psgd_transport *transport);
 

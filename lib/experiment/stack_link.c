@@ -33,7 +33,9 @@ psgd_status psgd__stack_open_link(struct psgd_stack *stack)
 		return PSGD_OK;
 	status = psgd_shaper_model(&link, &stack->shaper);
 	if (!status)
-		status = psgd_transport_shaped(&stack->network, &stack->shaper, &stack->shaped);
+		/* Beside the kernel's rates: a model of a whole link would see no slow network. */
+		status = (stack->kernel ? psgd_transport_delayed : psgd_transport_shaped)(
+			&stack->network, &stack->shaper, &stack->shaped);
 	return psgd__stack_failed(stack, status);
 }
 
@@ -73,39 +75,22 @@ static psgd_status record(struct psgd_stack *stack, const struct psgd_measured *
 	return psgd__stack_failed(stack, status);
 }
 
-static psgd_status measure(
-	struct psgd_stack *stack, const struct psgd_transport *network, struct psgd_measured *found)
-{
-	struct psgd_oob oob = psgd_rendezvous_oob(stack->rendezvous);
-	char reason[PSGD__ERROR_BYTES] = "";
-	psgd_status status =
-		psgd_measure_network(network, &oob, stack->kernel ? KERNEL_BUDGET_NS : 0, found);
-
-	if (!status)
-		return PSGD_OK;
-	network->ops->error(network->self, reason, sizeof(reason));
-	return psgd__stack_fail(stack, status, "measuring the network: %s",
-		reason[0] ? reason : psgd_status_text(status));
-}
-
 psgd_status psgd__stack_measure(struct psgd_stack *stack)
 {
-	struct psgd_measured found = PSGD_INIT(psgd_measured), rates = PSGD_INIT(psgd_measured);
+	const struct psgd_transport *network = psgd__stack_transport(stack);
+	struct psgd_oob oob = psgd_rendezvous_oob(stack->rendezvous);
+	struct psgd_measured found = PSGD_INIT(psgd_measured);
 	struct psgd__link_check check = {0};
-	psgd_status status;
+	char reason[PSGD__ERROR_BYTES] = "";
+	psgd_status status =
+		psgd_measure_network(network, &oob, stack->kernel ? KERNEL_BUDGET_NS : 0, &found);
 
-	/*
-	 * The model takes a slow network for peers that come late: the rate that the kernel makes
-	 * is seen below it.
-	 */
-	if (stack->kernel && stack->shaped.ops) {
-		PSGD__TRY(measure(stack, &stack->network, &rates));
-		PSGD__TRY(psgd__stack_check_kernel(stack, &rates, &check));
+	if (status) {
+		network->ops->error(network->self, reason, sizeof(reason));
+		return psgd__stack_fail(stack, status, "measuring the network: %s",
+			reason[0] ? reason : psgd_status_text(status));
 	}
-	PSGD__TRY(measure(stack, psgd__stack_transport(stack), &found));
-	if (stack->kernel && stack->shaped.ops)
-		found.bandwidth_mbps = rates.bandwidth_mbps;
-	else if (stack->kernel)
+	if (stack->kernel)
 		PSGD__TRY(psgd__stack_check_kernel(stack, &found, &check));
 	/* A link of its own for training: nobody sees there that something was measured. */
 	psgd_transport_destroy(&stack->shaped);

@@ -9,6 +9,9 @@
  * When have all workers posted? An inner collective ends a little after the last one did; that
  * little is its pure time, which no collective shows less of than the fastest one seen. Times of
  * other sizes bound it too, since it grows with the size, but no faster than in proportion.
+ *
+ * A delayed transport asks nothing of that: all of the inner time counts, the link begins where it
+ * ends, and nothing runs ahead of what the link still holds.
  */
 #include <string.h>
 #include <sys/prctl.h>
@@ -42,6 +45,7 @@ struct shaped {
 	pthread_t thread;
 	const struct psgd_transport *inner;
 	const struct psgd_shaper *shaper;
+	bool delayed;	 /* the link comes on top of the inner network, which is one, too */
 	uint32_t owners; /* the handle, and each notify that the inner transport still owes */
 	bool stop;
 	bool woken; /* the inner transport has called notify */
@@ -186,14 +190,18 @@ static void charge(struct shaped *s, struct shaped_request *r, const struct psgd
 	}
 	if (spent < 0)
 		spent = 0;
-	start = inner->end_ns - pure_time(s, r->base.collective.kind, t->payload_bytes, spent);
+	start = inner->start_ns;
+	if (!s->delayed)
+		start = inner->end_ns -
+			pure_time(s, r->base.collective.kind, t->payload_bytes, spent);
 	if (start < inner->start_ns)
 		start = inner->start_ns;
 	if (start < t->post_ns)
 		start = t->post_ns;
 	t->start_ns = start > s->through_ns ? start : s->through_ns;
 	const struct psgd_message m = message_of(&r->base, s->inner->n_workers);
-	s->through_ns = s->shaper->ops->admit(s->shaper->self, &m, start);
+	s->through_ns =
+		s->shaper->ops->admit(s->shaper->self, &m, s->delayed ? inner->end_ns : start);
 	r->release_ns = s->through_ns;
 }
 
@@ -264,7 +272,7 @@ static void advance(struct shaped *s)
 	struct shaped_request *held = first_in(s, HELD);
 	int64_t now = psgd__now_ns(), until = INT64_MAX;
 
-	if (fresh) {
+	if (fresh && !(s->delayed && (inside || held))) {
 		post_inside(s, fresh);
 	} else if (held && now >= held->release_ns - SPIN_NS) {
 		held->base.claimed = true;
@@ -381,8 +389,8 @@ static const struct psgd_transport_ops shaped_ops = {
 	.destroy = shaped_destroy,
 };
 
-psgd_status psgd_transport_shaped(const struct psgd_transport *inner,
-	const struct psgd_shaper *shaper, struct psgd_transport *out)
+static psgd_status create(const struct psgd_transport *inner, const struct psgd_shaper *shaper,
+	bool delayed, struct psgd_transport *out)
 {
 	struct shaped *s;
 
@@ -400,6 +408,7 @@ psgd_status psgd_transport_shaped(const struct psgd_transport *inner,
 		return PSGD_ERR_NOMEM;
 	s->inner = inner;
 	s->shaper = shaper;
+	s->delayed = delayed;
 	s->owners = 1;
 	s->through_ns = INT64_MIN;
 	if (psgd__requests_init(&s->requests))
@@ -418,4 +427,16 @@ destroy_requests:
 free_shaped:
 	free(s);
 	return PSGD_ERR_NOMEM;
+}
+
+psgd_status psgd_transport_shaped(const struct psgd_transport *inner,
+	const struct psgd_shaper *shaper, struct psgd_transport *out)
+{
+	return create(inner, shaper, false, out);
+}
+
+psgd_status psgd_transport_delayed(const struct psgd_transport *inner,
+	const struct psgd_shaper *shaper, struct psgd_transport *out)
+{
+	return create(inner, shaper, true, out);
 }

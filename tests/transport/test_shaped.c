@@ -127,6 +127,49 @@ static void run_times(struct worker *w)
 	free(data);
 }
 
+/* On top of a slow network: its time and the delays, and neither beside another message's. */
+static void run_delayed(struct worker *w)
+{
+	const struct psgd_link link = {.size = sizeof(link), .delay_ns = 5 * MS};
+	const uint32_t n = w->transport.n_workers;
+	const int64_t each = theory_ns(sizes[0], n) + 2 * (n - 1) * link.delay_ns;
+	struct psgd_transport slow = w->transport;
+	struct psgd_shaper shaper;
+	float *data = calloc(3, (size_t)sizes[0]);
+	int64_t spans[N_REPEATS];
+
+	REQUIRE(data && psgd_shaper_model(&link, &shaper) == PSGD_OK);
+	REQUIRE(psgd_transport_delayed(&slow, &shaper, &w->transport) == PSGD_OK);
+	for (unsigned int r = 0; r < N_REPEATS; r++) {
+		struct psgd_transfer t[3];
+		void *requests[3];
+
+		meet(w, r + 1);
+		for (unsigned int i = 0; i < 3; i++)
+			post(w, data + i * sizes[0] / 4, sizes[0], 3 * r + i + 1, &requests[i]);
+		for (int i = 0; i < 3; i++) {
+			t[i] = PSGD_INIT(psgd_transfer);
+			finish(w, requests[i], &t[i]);
+			REQUIRE(t[i].end_ns - t[i].start_ns >= each);
+			REQUIRE(!i || t[i].start_ns >= t[i - 1].end_ns);
+		}
+		spans[r] = t[2].end_ns - t[0].start_ns;
+	}
+	require_near(typical(spans, N_REPEATS), 3 * each, 0.05);
+	psgd_transport_destroy(&w->transport);
+	psgd_shaper_destroy(&shaper);
+	w->transport = slow;
+	free(data);
+}
+
+START_TEST(test_delayed)
+{
+	const struct cluster c = {SHAPED, 2 + (uint32_t)_i, 0, link_100, run_delayed, NULL, -1};
+
+	run_workers(&c);
+}
+END_TEST
+
 START_TEST(test_times)
 {
 	const struct cluster c = {.kind = _i < 2 ? SHAPED : SHAPED_GLOO,
@@ -534,6 +577,7 @@ static Suite *suite(void)
 
 	tcase_set_timeout(c, 60);
 	tcase_add_loop_test(c, test_times, 0, 4);
+	tcase_add_loop_test(c, test_delayed, 0, 2);
 	tcase_add_loop_test(c, test_gather, 0, 4);
 	tcase_add_loop_test(c, test_late, 0, 2);
 	tcase_add_loop_test(c, test_many, 0, 2);
