@@ -280,32 +280,33 @@ double pair_rate(const struct pair *pair, bool to_right, uint16_t port, double s
 struct message {
 	int fd;
 	size_t bytes;
+	char *data;
+	double start;
 };
 
 static void *send_message(void *argument)
 {
-	const struct message *m = argument;
-	char *bytes = calloc(1, m->bytes);
+	struct message *m = argument;
 
+	m->start = now_s();
 	for (size_t sent = 0; sent < m->bytes;) {
-		ssize_t n = send(m->fd, bytes + sent, m->bytes - sent, MSG_NOSIGNAL);
+		ssize_t n = send(m->fd, m->data + sent, m->bytes - sent, MSG_NOSIGNAL);
 
 		if (n <= 0)
 			break;
 		sent += (size_t)n;
 	}
-	free(bytes);
 	return NULL;
 }
 
 double flow_message(const struct flow *flow, size_t bytes)
 {
-	struct message m = {flow->from, bytes};
+	struct message m = {.fd = flow->from, .bytes = bytes, .data = malloc(bytes)};
 	char *to = malloc(CHUNK);
 	pthread_t thread;
-	double start;
+	double end;
 
-	start = now_s();
+	memset(m.data, 1, bytes);
 	ck_assert_int_eq(pthread_create(&thread, NULL, send_message, &m), 0);
 	for (size_t got = 0; got < bytes;) {
 		ssize_t n = recv(flow->to, to, CHUNK, 0);
@@ -313,8 +314,9 @@ double flow_message(const struct flow *flow, size_t bytes)
 		ck_assert_int_gt(n, 0);
 		got += (size_t)n;
 	}
-	start = now_s() - start;
+	end = now_s();
 	pthread_join(thread, NULL);
 	free(to);
-	return start;
+	free(m.data);
+	return end - m.start;
 }
