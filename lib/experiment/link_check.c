@@ -83,6 +83,12 @@ static void say_rate(
 		likely);
 }
 
+bool psgd__link_check_is_slow(const struct psgd__link_check *c)
+{
+	return c->steady && isfinite(c->configured_mbps) &&
+	       c->measured_mbps < (1 - MAX_ERROR) * c->configured_mbps;
+}
+
 psgd_status psgd__link_check_judge(const struct psgd__link_check *c, char *why, size_t bytes)
 {
 	if ((double)c->left_bytes < LEAST_LEFT * (double)c->sent_bytes)
@@ -91,11 +97,11 @@ psgd_status psgd__link_check_judge(const struct psgd__link_check *c, char *why, 
 		say_rate(c, c->least_mbps,
 			"another process has removed the limit, or the messages pass it by", why,
 			bytes);
-	else if (c->steady && c->measured_mbps < (1 - MAX_ERROR) * c->configured_mbps &&
-		 isfinite(c->configured_mbps))
+	else if (psgd__link_check_is_slow(c))
 		say_rate(c, c->measured_mbps,
-			"the network carries no more, or something else limits it, too", why,
-			bytes);
+			"the network carries no more, something else limits it, too, or this "
+			"machine is too busy",
+			why, bytes);
 	else
 		return PSGD_OK;
 	return PSGD_ERR_IO;

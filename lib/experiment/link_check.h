@@ -22,6 +22,9 @@ struct psgd__link_check {
 void psgd__link_check_rates(struct psgd__link_check *check, const struct psgd_measured *found,
 	const struct psgd_link *link, uint64_t burst_bytes);
 
+/* The rate is too low: worth another try, since a busy machine may be why. Alike on all workers. */
+bool psgd__link_check_is_slow(const struct psgd__link_check *check);
+
 /*
  * IO, with a reason that names what is likely: less than 90 % of the bytes left by the interface
  * (beside other workers of this node it may have more), or the rate is off by more than 10 %. Pure.

@@ -130,5 +130,6 @@ psgd_status psgd__stack_check_kernel(
 	check->used_name = stack->config->communication.interface;
 	check->alone = stack->launch.local_size == stack->launch.n_workers;
 	check->left_bytes = left > stack->left_before ? left - stack->left_before : 0;
+	stack->left_before = left;
 	return PSGD_OK;
 }

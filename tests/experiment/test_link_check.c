@@ -82,7 +82,7 @@ static const struct {
 	{95.6 * 1.09, PSGD_OK, ""},
 	{95.6 * 0.89, PSGD_ERR_IO,
 		"measured 89 Mbit/s where 100 are configured on eth0: the network carries no more, "
-		"or something else limits it, too"},
+		"something else limits it, too, or this machine is too busy"},
 	{95.6 * 1.115, PSGD_ERR_IO,
 		"measured 111 Mbit/s where 100 are configured on eth0: another process has removed "
 		"the limit, or the messages pass it by"},
@@ -106,6 +106,7 @@ START_TEST(rates_are_judged)
 		ck_assert_double_eq_tol(c.configured_mbps, 100, 1e-9);
 		ck_assert_int_eq(psgd__link_check_judge(&c, why, sizeof(why)), rates[_i].status);
 		ck_assert_str_eq(why, rates[_i].text);
+		ck_assert_int_eq(psgd__link_check_is_slow(&c), c.measured_mbps < 90);
 	}
 }
 END_TEST
