@@ -163,6 +163,17 @@ static inline void train(uint32_t worker, uint32_t n, struct outcome *out)
 	psgd_stack_close(&stack, out->status, NULL);
 }
 
+static inline void join_all(const pid_t *children, uint32_t n)
+{
+	for (uint32_t w = 0; w < n; w++) {
+		int status;
+
+		waitpid(children[w], &status, 0);
+		ck_assert_msg(
+			WIFEXITED(status) && WEXITSTATUS(status) == 0, "worker %u: %d", w, status);
+	}
+}
+
 static inline void run_workers(uint32_t n)
 {
 	pid_t children[MAX_WORKERS];
@@ -174,13 +185,7 @@ static inline void run_workers(uint32_t n)
 			_exit(0);
 		}
 	}
-	for (uint32_t w = 0; w < n; w++) {
-		int status;
-
-		waitpid(children[w], &status, 0);
-		ck_assert_msg(
-			WIFEXITED(status) && WEXITSTATUS(status) == 0, "worker %u: %d", w, status);
-	}
+	join_all(children, n);
 }
 
 /* The "link" events as "iteration egress ingress latency\n". */

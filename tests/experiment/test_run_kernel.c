@@ -102,13 +102,7 @@ static void run_nodes(uint32_t n, const char *const *local_ranks)
 			_exit(0);
 		}
 	}
-	for (uint32_t w = 0; w < n; w++) {
-		int status;
-
-		waitpid(children[w], &status, 0);
-		ck_assert_msg(
-			WIFEXITED(status) && WEXITSTATUS(status) == 0, "worker %u: %d", w, status);
-	}
+	join_all(children, n);
 }
 
 #define SCHEDULE                                                                                   \
