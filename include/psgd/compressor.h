@@ -45,6 +45,9 @@ struct psgd_scope {
 	const struct psgd_device *device;
 	uint32_t worker;
 	uint32_t n_workers;
+	/* In whose order state is changed outside of `run`; the one of all rounds. NULL on the CPU.
+	 */
+	psgd_stream stream;
 };
 
 /* One call of `run`. index i < n_rounds fills message[i]; index n_rounds finishes the bucket. */
@@ -61,14 +64,19 @@ struct psgd_round {
 	void *message[PSGD_MAX_ROUNDS];
 	psgd_stream stream;
 	uint32_t index;
-	uint32_t nonfinite; /* out, of the last call: 1 if the messages were not finite */
+	/*
+	 * Out, of the last call: 1 if the messages were not finite. An asynchronous device writes
+	 * it in the order of the stream; the round lasts until then.
+	 */
+	uint32_t nonfinite;
 };
 
 /*
  * A compressor. All entries are called by one thread at a time. State is keyed by tensor, never by
- * bucket, and changes only in the last `run` of a bucket: a bucket that is abandoned before leaves
- * it as it was. So does a bucket whose messages are not finite: its gradients are NaN then (by the
- * dense compressor: the mean as it is). One session at a time: attach gives STATE else.
+ * bucket, and changes only in the last `run` of a bucket, and `settle`, which follows it: a bucket
+ * that is abandoned before leaves it as it was. So does a bucket whose messages are not finite: its
+ * gradients are NaN then (by the dense compressor: the mean as it is). One session at a time:
+ * attach gives STATE else.
  */
 struct psgd_compressor_ops {
 	size_t size;
@@ -96,6 +104,11 @@ struct psgd_compressor_ops {
 	 */
 	psgd_status (*save)(void *self, const struct psgd_state_writer *writer);
 	psgd_status (*load)(void *self, const struct psgd_state_reader *reader);
+	/*
+	 * After the last run, when the device is through with it: round->nonfinite is known. What
+	 * the host keeps about the state changes here. NULL: nothing does.
+	 */
+	void (*settle)(void *self, const struct psgd_round *round);
 };
 
 struct psgd_compressor {

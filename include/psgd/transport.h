@@ -142,6 +142,27 @@ PSGD_API psgd_status psgd_transport_shaped(const struct psgd_transport *inner,
 PSGD_API psgd_status psgd_transport_delayed(const struct psgd_transport *inner,
 	const struct psgd_shaper *shaper, struct psgd_transport *out);
 
+struct psgd_nccl_options {
+	size_t size;
+	const struct psgd_oob *oob; /* borrowed until the constructor returns */
+	int64_t timeout_ns;	/* deadline of every operation, the constructor's too; 0: 60 s */
+	const char *module_dir; /* where psgd-nccl.so is; NULL: beside the library */
+	char *error;		/* the caller's buffer for the reason of a failure, or NULL */
+	size_t error_bytes;
+	uint32_t ordinal; /* of this worker's CUDA device; no two workers may share one */
+	uint32_t reserved;
+};
+
+/*
+ * NCCL between the CUDA devices of processes (module psgd-nccl.so), on a stream of its own. Data
+ * are memory of the device, or of the host: then they go by way of a buffer. NCCL's environment
+ * variables act. All workers call it together. On success *out is the caller's; on failure it is
+ * zeroed. Errors: UNSUPPORTED (no module or device, two workers on one device), INVALID, NOMEM,
+ * DEVICE, TRANSPORT, PEER_LOST, TIMEOUT.
+ */
+PSGD_API psgd_status psgd_transport_nccl(
+	const struct psgd_nccl_options *options, struct psgd_transport *out);
+
 /* Ends a transport and zeroes it. NULL and zeros are fine. */
 PSGD_API void psgd_transport_destroy(struct psgd_transport *transport);
 
