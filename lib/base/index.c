@@ -38,11 +38,34 @@ void psgd__index_finish(struct psgd__index *index)
 	index->count = 0;
 }
 
-size_t psgd__index_find(const struct psgd__index *index, uint32_t id)
+static const struct psgd__index_entry *search(const struct psgd__index *index, uint32_t id)
 {
 	struct psgd__index_entry key = {.id = id};
+
+	return bsearch(&key, index->entries, index->count, sizeof(key), by_id);
+}
+
+size_t psgd__index_find(const struct psgd__index *index, uint32_t id)
+{
+	const struct psgd__index_entry *found = search(index, id);
+
+	return found ? found->position : SIZE_MAX;
+}
+
+size_t psgd__index_find_near(const struct psgd__index *index, uint32_t id, size_t *near)
+{
+	const size_t next[] = {*near + 1, *near - 1};
 	const struct psgd__index_entry *found;
 
-	found = bsearch(&key, index->entries, index->count, sizeof(key), by_id);
-	return found ? found->position : SIZE_MAX;
+	for (size_t i = 0; i < PSGD__COUNT(next); i++) {
+		if (next[i] < index->count && index->entries[next[i]].id == id) {
+			*near = next[i];
+			return index->entries[next[i]].position;
+		}
+	}
+	found = search(index, id);
+	if (!found)
+		return SIZE_MAX;
+	*near = (size_t)(found - index->entries);
+	return found->position;
 }

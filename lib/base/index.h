@@ -19,4 +19,7 @@ void psgd__index_finish(struct psgd__index *index);
 /* Position of an id; SIZE_MAX if there is none. */
 size_t psgd__index_find(const struct psgd__index *index, uint32_t id);
 
+/* The same, at once when ids come in rising or falling order. *near: 0 at first, then kept. */
+size_t psgd__index_find_near(const struct psgd__index *index, uint32_t id, size_t *near);
+
 #endif

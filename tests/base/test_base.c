@@ -173,6 +173,31 @@ START_TEST(ids_are_found)
 }
 END_TEST
 
+/* In any order, whatever was asked for before, and whether ids are in order or not. */
+START_TEST(ids_are_found_nearby)
+{
+	struct psgd_tensor t[100];
+	struct psgd__index index;
+
+	for (uint32_t i = 0; i < 100; i++)
+		t[i] = (struct psgd_tensor){.id = _i ? i * 2654435761u : 1000 - 7 * i};
+	ck_assert_int_eq(psgd__index_init(&index, t, 100), PSGD_OK);
+	for (int step = -3; step <= 3; step++) {
+		size_t near = 0;
+
+		for (int i = 0; i < 300; i++) {
+			size_t at = (size_t)((i * step % 100 + 100) % 100);
+
+			ck_assert_uint_eq(psgd__index_find_near(&index, t[at].id, &near), at);
+			if (i % 50 == 0)
+				ck_assert_uint_eq(
+					psgd__index_find_near(&index, 12345, &near), SIZE_MAX);
+		}
+	}
+	psgd__index_finish(&index);
+}
+END_TEST
+
 START_TEST(text_is_bounded)
 {
 	char text[4] = "???";
@@ -220,6 +245,7 @@ static Suite *suite(void)
 	tcase_add_test(c, options_by_size);
 	tcase_add_test(c, memory_that_overflows);
 	tcase_add_test(c, ids_are_found);
+	tcase_add_loop_test(c, ids_are_found_nearby, 0, 2);
 	tcase_add_test(c, text_is_bounded);
 	tcase_add_test(c, slices_are_inherited_and_given_back);
 	suite_add_tcase(s, c);
