@@ -179,7 +179,8 @@ static psgd_status topk_run(void *self, struct psgd_round *round)
 
 /* In the order of compressor.h. NULL is not supported: this compressor has no rank. */
 static const struct psgd_compressor_ops topk_ops = {sizeof(struct psgd_compressor_ops), "topk",
-	topk_attach, topk_detach, topk_plan, NULL, topk_run, NULL, NULL, NULL, NULL, NULL, NULL};
+	topk_attach, topk_detach, topk_plan, NULL, topk_run, NULL, NULL, NULL, NULL, NULL, NULL,
+	NULL};
 
 /* Nothing is lost: sum of inputs - what still waits as error = sum of outputs, over all workers. */
 static void check_conservation(const struct topk *topk, psgd_session *session, double *inputs,

@@ -1,6 +1,7 @@
 /*
  * The private table of fused kernels: where compressors and devices meet. Every entry works on a
- * group, all matrices of a bucket in one call, so that a GPU needs one launch for each.
+ * group, all matrices of a bucket in one call, so that a GPU needs one launch for each. Lists, and
+ * structs that are passed, are borrowed for the call: what runs later has a copy of them.
  *
  * Layout: g and e are row-major, n by m. p and q hold their r columns one after the other: column
  * c of p begins at p + c * n, column c of q at q + c * m.
@@ -26,7 +27,7 @@ struct psgd__matrix {
 	float *g; /* gradient */
 	float *e; /* error memory, NULL: none */
 	float *p, *q;
-	float *keep; /* `finish`: where q goes for the next start; NULL: nowhere */
+	float *keep; /* `finish`: where q goes for the next start, not q itself; NULL: nowhere */
 	int64_t n, m;
 	uint32_t r; /* 0: not compressed. q is empty, p is n * m values of a message, NULL: none */
 	uint32_t reserved;

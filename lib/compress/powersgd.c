@@ -3,7 +3,9 @@
  *   run(0): Q = orth(Q); g += e; P = g Q         message 0: P of all matrices, then dense values
  *   run(1): P = orth(P); Q = g^T P               message 1: Q of all matrices
  *   run(2): g' = P Q^T; e = g - g'; g = g'       only here e and the warm start change
- * A bucket with nothing to compress has message 0 only.
+ *   settle: what is noted about both, now that the messages are known to have been finite
+ * A bucket with nothing to compress has message 0 only. What a tensor left behind while it was
+ * compressed goes out when it is dense.
  */
 #include "compress/powersgd.h"
 
@@ -12,7 +14,6 @@
 
 #define DEFAULT_SEED 42
 #define DEFAULT_MIN_RATIO 2.0
-#define DEAD_COLUMN 0.25 /* squared norm below which an orthonormalized column carries nothing */
 
 uint32_t psgd__powersgd_effective_rank(
 	const struct psgd__powersgd *ps, const struct psgd__ps_tensor *tensor, uint32_t rank)
@@ -31,9 +32,10 @@ uint32_t psgd__powersgd_effective_rank(
 	return (n + m) * (double)r * ps->options.min_ratio < n * m ? (uint32_t)r : 0;
 }
 
-static struct psgd__ps_tensor *find(struct psgd__powersgd *ps, uint32_t id)
+/* near: as in psgd__index_find_near. */
+static struct psgd__ps_tensor *find(const struct psgd__powersgd *ps, uint32_t id, size_t *near)
 {
-	size_t at = psgd__index_find(&ps->index, id);
+	size_t at = psgd__index_find_near(&ps->index, id, near);
 
 	return at == SIZE_MAX ? NULL : &ps->tensors[at];
 }
@@ -49,10 +51,12 @@ static uint32_t rank_at(
 static psgd_status plan(struct psgd__powersgd *ps, const struct psgd_bucket *bucket, uint64_t step,
 	const uint32_t *rank, struct psgd_plan *out)
 {
+	size_t near = 0;
+
 	memset(out, 0, sizeof(*out));
 	out->size = sizeof(*out);
 	for (size_t i = 0; i < bucket->n_grads; i++) {
-		const struct psgd__ps_tensor *tensor = find(ps, bucket->grads[i].id);
+		const struct psgd__ps_tensor *tensor = find(ps, bucket->grads[i].id, &near);
 		uint32_t r;
 
 		if (!tensor)
@@ -84,246 +88,179 @@ static psgd_status ps_plan_at(
 	return plan(self, bucket, 0, &rank, out);
 }
 
-/* The bucket's matrices, with P and Q in the messages, and where the dense values begin. */
-static float *group(struct psgd__powersgd *ps, const struct psgd_round *round)
+/* Adds a tensor of the bucket to the group; p and q are where it begins in the messages. */
+static void add(struct psgd__ps_group *group, const struct psgd__ps_tensor *tensor, float *g,
+	uint32_t r, float *p, float *q)
 {
-	float *p = round->message[0], *q = round->message[1];
-
-	ps->n_matrices = 0;
-	for (size_t i = 0; i < round->bucket->n_grads; i++) {
-		const struct psgd_grad *grad = &round->bucket->grads[i];
-		const struct psgd__ps_tensor *tensor = find(ps, grad->id);
-		uint32_t r = rank_at(ps, tensor, round->step);
-
-		if (!r)
-			continue;
-		ps->matrices[ps->n_matrices++] = (struct psgd__matrix){
-			.g = grad->data,
-			.e = tensor->e,
-			.p = p,
-			.q = q,
-			.n = tensor->n,
-			.m = tensor->m,
-			.r = r,
-		};
-		p += tensor->n * r;
-		q += tensor->m * r;
-	}
-	return p;
+	group->tensors[group->n] = tensor;
+	group->list[group->n++] = (struct psgd__matrix){
+		.g = g,
+		.e = r || tensor->e_used ? tensor->e : NULL,
+		.p = p,
+		.q = q,
+		.keep = r ? tensor->q : NULL,
+		.n = tensor->n,
+		.m = tensor->m,
+		.r = r,
+	};
 }
 
-/* Panels of Q (or of P) of the current group. */
-static const struct psgd__panel *panels(struct psgd__powersgd *ps, bool of_q)
+static void make_group(struct psgd__powersgd *ps, const struct psgd_round *round)
 {
-	for (size_t i = 0; i < ps->n_matrices; i++) {
-		const struct psgd__matrix *x = &ps->matrices[i];
+	struct psgd__ps_group *group = &ps->group;
+	float *p = round->message[0], *q = round->message[1];
+	int64_t *values = group->values;
 
-		ps->panels[i] = (struct psgd__panel){
-			.data = of_q ? x->q : x->p,
-			.rows = of_q ? x->m : x->n,
-			.cols = x->r,
-		};
+	group->n = 0;
+	values[0] = values[1] = 0;
+	for (int dense = 0; dense < 2; dense++) {
+		size_t near = 0;
+
+		for (size_t i = 0; i < round->bucket->n_grads; i++) {
+			const struct psgd_grad *grad = &round->bucket->grads[i];
+			const struct psgd__ps_tensor *tensor = find(ps, grad->id, &near);
+			const uint32_t r = rank_at(ps, tensor, round->step);
+
+			if (dense != !r)
+				continue;
+			add(group, tensor, grad->data, r, p + values[0], r ? q + values[1] : NULL);
+			values[0] += r ? tensor->n * r : tensor->n * tensor->m;
+			values[1] += tensor->m * r;
+		}
+		if (!dense)
+			group->n_compressed = group->n;
 	}
-	return ps->panels;
 }
 
 /*
- * A column of Q that is zero would stay zero for ever, since P = g Q: draw a new one. Every worker
- * sees the same bits here, so all draw alike.
+ * The draw of columns of Q that carry nothing and so would stay zero for ever, since P = g Q. Which
+ * ones do is the device's secret, so it is a function of the step: bit 31, bit 30 in a trial, and
+ * what follows of the step's number. Draws of whole Qs are counted, and do not come so far.
  */
-static psgd_status revive(struct psgd__powersgd *ps, struct psgd__ps_tensor *tensor,
-	const struct psgd__panel *q, psgd_stream stream)
+static uint32_t redraw(uint64_t step)
 {
-	const struct psgd_device *device = ps->scope.device;
-	bool drawn = false;
-
-	for (uint32_t c = 0; c < q->cols; c++) {
-		struct psgd__span col = {q->data + c * q->rows, q->rows};
-		double energy = 0.0;
-
-		PSGD__TRY(
-			device->ops->kernels->sum_squares(device->self, &col, 1, &energy, stream));
-		if (energy >= DEAD_COLUMN)
-			continue;
-		PSGD__TRY(psgd__powersgd_draw(ps, tensor, col.data, c, 1, stream));
-		drawn = true;
-	}
-	if (!drawn)
-		return PSGD_OK;
-	return device->ops->kernels->orthonormalize(device->self, q, 1, 0.0f, stream);
+	return UINT32_C(1) << 31 | (uint32_t)(step >> 63) << 30 | (uint32_t)(step & 0x3fffffff);
 }
 
 /* Q of every matrix into its message: last step's, or random; orthonormal. */
 static psgd_status start_q(struct psgd__powersgd *ps, const struct psgd_round *round)
 {
 	const struct psgd_device *device = ps->scope.device;
-	const struct psgd__panel *list = panels(ps, true);
-	size_t k = 0;
+	const struct psgd__ps_group *group = &ps->group;
 
-	for (size_t i = 0; i < round->bucket->n_grads; i++) {
-		struct psgd__ps_tensor *tensor = find(ps, round->bucket->grads[i].id);
-		const struct psgd__panel *q = &list[k];
+	for (size_t k = 0; k < group->n_compressed; k++) {
+		const struct psgd__ps_tensor *tensor = group->tensors[k];
 
-		if (!rank_at(ps, tensor, round->step))
-			continue;
-		k++;
-		if (tensor->q_used)
-			PSGD__TRY(device->ops->copy(device->self, q->data, tensor->q,
-				(size_t)q->rows * q->cols * sizeof(float), round->stream));
-		else
-			PSGD__TRY(psgd__powersgd_draw(
-				ps, tensor, q->data, 0, q->cols, round->stream));
+		group->starts[k] = (struct psgd__start){
+			.q = group->list[k].q,
+			.from = tensor->q_used ? tensor->q : NULL,
+			.m = tensor->m,
+			.r = group->list[k].r,
+			.tensor = tensor->id,
+			.draw = tensor->draw,
+			.redraw = redraw(round->step),
+		};
 	}
-	PSGD__TRY(device->ops->kernels->orthonormalize(
-		device->self, list, ps->n_matrices, (float)ps->options.eps, round->stream));
-	k = 0;
-	for (size_t i = 0; i < round->bucket->n_grads; i++) {
-		struct psgd__ps_tensor *tensor = find(ps, round->bucket->grads[i].id);
-
-		if (rank_at(ps, tensor, round->step))
-			PSGD__TRY(revive(ps, tensor, &list[k++], round->stream));
-	}
-	return PSGD_OK;
+	return device->ops->kernels->start(device->self, group->starts, group->n_compressed,
+		ps->options.seed, (float)ps->options.eps, round->stream);
 }
 
 static psgd_status encode_p(struct psgd__powersgd *ps, const struct psgd_round *round)
 {
 	const struct psgd_device *device = ps->scope.device;
-	float *dense = group(ps, round);
 
-	if (ps->n_matrices) {
+	if (ps->group.n_compressed)
 		PSGD__TRY(start_q(ps, round));
-		PSGD__TRY(device->ops->kernels->absorb_project(
-			device->self, ps->matrices, ps->n_matrices, round->stream));
-	}
-	for (size_t i = 0; i < round->bucket->n_grads; i++) {
-		const struct psgd_grad *grad = &round->bucket->grads[i];
-		const struct psgd__ps_tensor *tensor = find(ps, grad->id);
-		int64_t count = tensor->n * tensor->m;
-
-		if (rank_at(ps, tensor, round->step))
-			continue;
-		/* What was left behind while the tensor was compressed goes out now. */
-		if (tensor->e_used)
-			PSGD__TRY(device->ops->kernels->axpby(device->self, count, 1.0f, tensor->e,
-				1.0f, grad->data, round->stream));
-		PSGD__TRY(device->ops->copy(device->self, dense, grad->data,
-			(size_t)count * sizeof(float), round->stream));
-		dense += count;
-	}
-	return PSGD_OK;
+	return device->ops->kernels->absorb_project(
+		device->self, ps->group.list, ps->group.n, round->stream);
 }
 
 static psgd_status encode_q(struct psgd__powersgd *ps, const struct psgd_round *round)
 {
 	const struct psgd_device *device = ps->scope.device;
+	const struct psgd__ps_group *group = &ps->group;
 
-	group(ps, round);
-	PSGD__TRY(device->ops->kernels->orthonormalize(device->self, panels(ps, false),
-		ps->n_matrices, (float)ps->options.eps, round->stream));
+	for (size_t k = 0; k < group->n_compressed; k++)
+		group->panels[k] = (struct psgd__panel){
+			.data = group->list[k].p,
+			.rows = group->list[k].n,
+			.cols = group->list[k].r,
+		};
+	PSGD__TRY(device->ops->kernels->orthonormalize(device->self, group->panels,
+		group->n_compressed, (float)ps->options.eps, round->stream));
 	return device->ops->kernels->back_project(
-		device->self, ps->matrices, ps->n_matrices, round->stream);
-}
-
-/* NaN to the trainer; e and Q stay as they were. */
-static psgd_status discard(struct psgd__powersgd *ps, struct psgd_round *round)
-{
-	const struct psgd_device *device = ps->scope.device;
-
-	for (size_t i = 0; i < round->bucket->n_grads; i++) {
-		const struct psgd_grad *grad = &round->bucket->grads[i];
-		const struct psgd__ps_tensor *tensor = find(ps, grad->id);
-		struct psgd__span span = {grad->data, tensor->n * tensor->m};
-
-		PSGD__TRY(device->ops->kernels->set(device->self, &span, 1, NAN, round->stream));
-	}
-	round->nonfinite = 1;
-	return PSGD_OK;
-}
-
-/* Takes the new Q over as the next warm start. */
-static psgd_status commit_q(struct psgd__powersgd *ps, struct psgd__ps_tensor *tensor,
-	const struct psgd__matrix *x, psgd_stream stream)
-{
-	const struct psgd_device *device = ps->scope.device;
-
-	if (!tensor->q)
-		return PSGD_OK;
-	tensor->q_used = true;
-	return device->ops->copy(
-		device->self, tensor->q, x->q, (size_t)x->m * x->r * sizeof(float), stream);
+		device->self, group->list, group->n_compressed, round->stream);
 }
 
 static psgd_status decode(struct psgd__powersgd *ps, struct psgd_round *round)
 {
 	const struct psgd_device *device = ps->scope.device;
-	const struct psgd_kernels *kernels = device->ops->kernels;
-	const float mean = 1.0f / (float)ps->scope.n_workers;
-	float *dense = group(ps, round);
-	struct psgd_plan shape;
-	int finite = 0;
-	size_t k = 0;
+	const struct psgd__ps_group *group = &ps->group;
+	const struct psgd__span messages[2] = {
+		{round->message[0], group->values[0]}, {round->message[1], group->values[1]}};
+	const struct psgd__finish finish = {
+		.list = group->list,
+		.count = group->n,
+		.messages = messages,
+		.n_messages = group->n_compressed ? 2 : 1,
+		.nonfinite = &round->nonfinite,
+		.mean = 1.0f / (float)ps->scope.n_workers,
+	};
 
-	PSGD__TRY(plan(ps, round->bucket, round->step, NULL, &shape));
-	struct psgd__span messages[2] = {{round->message[0], shape.round[0].count},
-		{round->message[1], shape.round[1].count}};
-	PSGD__TRY(kernels->finite(device->self, messages, shape.n_rounds, &finite, round->stream));
-	if (!finite)
-		return discard(ps, round);
-	if (ps->n_matrices) {
-		PSGD__TRY(kernels->axpby(device->self, shape.round[1].count, mean,
-			round->message[1], 0.0f, round->message[1], round->stream));
-		PSGD__TRY(kernels->reconstruct(
-			device->self, ps->matrices, ps->n_matrices, round->stream));
-	}
-	for (size_t i = 0; i < round->bucket->n_grads; i++) {
-		const struct psgd_grad *grad = &round->bucket->grads[i];
-		struct psgd__ps_tensor *tensor = find(ps, grad->id);
-		int64_t count = tensor->n * tensor->m;
-
-		if (rank_at(ps, tensor, round->step)) {
-			tensor->e_used = tensor->e != NULL;
-			PSGD__TRY(commit_q(ps, tensor, &ps->matrices[k++], round->stream));
-			continue;
-		}
-		PSGD__TRY(kernels->axpby(
-			device->self, count, mean, dense, 0.0f, grad->data, round->stream));
-		if (tensor->e_used)
-			PSGD__TRY(device->ops->zero(device->self, tensor->e,
-				(size_t)count * sizeof(float), round->stream));
-		tensor->e_used = false;
-		dense += count;
-	}
-	return PSGD_OK;
+	return device->ops->kernels->finish(device->self, &finish, round->stream);
 }
 
 static psgd_status ps_run(void *self, struct psgd_round *round)
 {
 	struct psgd__powersgd *ps = self;
 
+	make_group(ps, round);
 	if (round->index == 0)
 		return encode_p(ps, round);
-	group(ps, round);
-	if (round->index == 1 && ps->n_matrices)
+	if (round->index == 1 && ps->group.n_compressed)
 		return encode_q(ps, round);
 	return decode(ps, round);
+}
+
+static void ps_settle(void *self, const struct psgd_round *round)
+{
+	struct psgd__powersgd *ps = self;
+	size_t near = 0;
+
+	if (round->nonfinite)
+		return;
+	for (size_t i = 0; i < round->bucket->n_grads; i++) {
+		struct psgd__ps_tensor *tensor = find(ps, round->bucket->grads[i].id, &near);
+
+		if (!rank_at(ps, tensor, round->step)) {
+			tensor->e_used = false;
+			continue;
+		}
+		if (!tensor->q_used)
+			tensor->draw++;
+		tensor->q_used = tensor->q != NULL;
+		tensor->e_used = tensor->e != NULL;
+	}
 }
 
 static void ps_detach(void *self)
 {
 	struct psgd__powersgd *ps = self;
+	struct psgd__ps_group *group = &ps->group;
 
+	psgd__powersgd_drain(ps);
 	for (size_t i = 0; ps->tensors && i < ps->scope.n_tensors; i++) {
 		struct psgd__ps_tensor *tensor = &ps->tensors[i];
 
 		psgd__powersgd_free(ps, tensor->q, (size_t)tensor->m * tensor->q_cols);
 		psgd__powersgd_free(ps, tensor->e, (size_t)tensor->n * (size_t)tensor->m);
 	}
-	free(ps->panels);
-	free(ps->matrices);
+	free(group->panels);
+	free(group->starts);
+	free(group->list);
+	free(group->tensors);
 	free(ps->tensors);
-	ps->panels = NULL;
-	ps->matrices = NULL;
+	memset(group, 0, sizeof(*group));
 	ps->tensors = NULL;
 	psgd__index_finish(&ps->index);
 }
@@ -331,6 +268,7 @@ static void ps_detach(void *self)
 static psgd_status ps_attach(void *self, const struct psgd_scope *scope)
 {
 	struct psgd__powersgd *ps = self;
+	struct psgd__ps_group *group = &ps->group;
 	size_t n = scope->n_tensors;
 	uint32_t *ranks = NULL;
 	psgd_status status = PSGD_ERR_NOMEM;
@@ -340,10 +278,13 @@ static psgd_status ps_attach(void *self, const struct psgd_scope *scope)
 	ps->scope = *scope;
 	PSGD__TRY(psgd__index_init(&ps->index, scope->tensors, n));
 	ps->tensors = psgd__calloc(n, sizeof(*ps->tensors));
-	ps->matrices = psgd__calloc(n, sizeof(*ps->matrices));
-	ps->panels = psgd__calloc(n, sizeof(*ps->panels));
+	group->tensors = psgd__calloc(n, sizeof(*group->tensors));
+	group->list = psgd__calloc(n, sizeof(*group->list));
+	group->starts = psgd__calloc(n, sizeof(*group->starts));
+	group->panels = psgd__calloc(n, sizeof(*group->panels));
 	ranks = psgd__calloc(n, sizeof(*ranks));
-	if (!ps->tensors || !ps->matrices || !ps->panels || !ranks)
+	if (!ps->tensors || !group->tensors || !group->list || !group->starts || !group->panels ||
+		!ranks)
 		goto out;
 	for (size_t i = 0; i < n; i++) {
 		struct psgd__ps_tensor *tensor = &ps->tensors[i];
@@ -388,6 +329,7 @@ static const struct psgd_compressor_ops powersgd_ops = {
 	.destroy = free,
 	.save = psgd__powersgd_save,
 	.load = psgd__powersgd_load,
+	.settle = ps_settle,
 };
 
 psgd_status psgd_compressor_powersgd(

@@ -15,7 +15,7 @@ struct psgd__ps_tensor {
 	float *e;      /* error memory, n by m; NULL until the tensor is first compressed */
 	float *q;      /* q_cols columns of m values; NULL without warm start */
 	uint32_t q_cols;
-	uint32_t draw;	   /* of the next random columns */
+	uint32_t draw;	   /* of the next random Q, or columns of one */
 	bool compressible; /* a matrix that may be compressed at all */
 	bool q_used;	   /* q holds the last step's Q */
 	bool e_used;	   /* e may hold something other than zeros */
@@ -27,10 +27,15 @@ struct psgd__powersgd {
 	struct psgd__index index;
 	struct psgd__ps_tensor *tensors;
 	uint64_t state_bytes;
-	/* Groups for the kernels, with room for every tensor. */
-	struct psgd__matrix *matrices;
-	struct psgd__panel *panels;
-	size_t n_matrices;
+	/* The bucket at hand as the kernels take it, with room for every tensor. */
+	struct psgd__ps_group {
+		const struct psgd__ps_tensor **tensors;
+		struct psgd__matrix *list; /* the compressed ones first */
+		struct psgd__start *starts;
+		struct psgd__panel *panels;
+		size_t n, n_compressed;
+		int64_t values[2]; /* of the messages */
+	} group;
 };
 
 /* The rank that a tensor would have: clamped, 0 if it would travel dense. */
@@ -44,9 +49,11 @@ psgd_status psgd__powersgd_set_ranks(void *self, const uint32_t *ranks);
 psgd_status psgd__powersgd_alloc(struct psgd__powersgd *ps, size_t values, float **out);
 void psgd__powersgd_free(struct psgd__powersgd *ps, float *memory, size_t values);
 
-/* Random columns first_col .. of a panel of m values each, advancing the tensor's draw. */
-psgd_status psgd__powersgd_draw(struct psgd__powersgd *ps, struct psgd__ps_tensor *tensor,
-	float *to, uint32_t first_col, uint32_t cols, psgd_stream stream);
+/*
+ * Waits until the device has done all it was asked for: memory is given back in no order. Nothing
+ * to wait for on a device that is not asynchronous.
+ */
+psgd_status psgd__powersgd_drain(const struct psgd__powersgd *ps);
 
 /* powersgd_state.c; see psgd_compressor_ops. */
 psgd_status psgd__powersgd_save(void *self, const struct psgd_state_writer *writer);

@@ -35,20 +35,13 @@ void psgd__powersgd_free(struct psgd__powersgd *ps, float *memory, size_t values
 	ps->state_bytes -= values * sizeof(float);
 }
 
-psgd_status psgd__powersgd_draw(struct psgd__powersgd *ps, struct psgd__ps_tensor *tensor,
-	float *to, uint32_t first_col, uint32_t cols, psgd_stream stream)
+psgd_status psgd__powersgd_drain(const struct psgd__powersgd *ps)
 {
 	const struct psgd_device *device = ps->scope.device;
-	struct psgd__fill fill = {
-		.data = to,
-		.rows = tensor->m,
-		.first_col = first_col,
-		.cols = cols,
-		.tensor = tensor->id,
-		.draw = tensor->draw++,
-	};
 
-	return device->ops->kernels->fill(device->self, &fill, 1, ps->options.seed, stream);
+	if (!PSGD__HAS(device->ops, stream_finish))
+		return PSGD_OK;
+	return device->ops->stream_finish(device->self, ps->scope.stream);
 }
 
 /* Appends columns old .. cols - 1 behind the old ones, which are already in `q`. */
@@ -57,53 +50,53 @@ static psgd_status grow(struct psgd__powersgd *ps, struct psgd__ps_tensor *tenso
 {
 	const struct psgd_device *device = ps->scope.device;
 	const struct psgd_kernels *kernels = device->ops->kernels;
+	const psgd_stream stream = ps->scope.stream;
 	struct psgd__panel panel = {.data = q, .rows = tensor->m, .cols = cols};
 	size_t m = (size_t)tensor->m;
+	struct psgd__fill fill = {
+		.data = q + old * m,
+		.rows = tensor->m,
+		.first_col = old,
+		.cols = cols - old,
+		.tensor = tensor->id,
+		.draw = tensor->draw++,
+	};
 	double largest = 0.0;
 
-	PSGD__TRY(psgd__powersgd_draw(ps, tensor, q + old * m, old, cols - old, NULL));
-	PSGD__TRY(kernels->orthonormalize(device->self, &panel, 1, 0.0f, NULL));
-	PSGD__TRY(device->ops->copy(device->self, q, tensor->q, old * m * sizeof(float), NULL));
+	PSGD__TRY(kernels->fill(device->self, &fill, 1, ps->options.seed, stream));
+	PSGD__TRY(kernels->orthonormalize(device->self, &panel, 1, 0.0f, stream));
+	PSGD__TRY(device->ops->copy(device->self, q, tensor->q, old * m * sizeof(float), stream));
 	for (uint32_t c = 0; c < old; c++) {
 		struct psgd__span col = {q + c * m, tensor->m};
 		double energy = 0.0;
 
-		PSGD__TRY(kernels->sum_squares(device->self, &col, 1, &energy, NULL));
+		PSGD__TRY(kernels->sum_squares(device->self, &col, 1, &energy, stream));
 		if (energy > largest)
 			largest = energy;
 	}
 	if (largest == 0.0)
 		return PSGD_OK;
 	return kernels->axpby(device->self, (int64_t)((cols - old) * m),
-		(float)(NEW_COLUMN_WEIGHT * sqrt(largest)), q + old * m, 0.0f, q + old * m, NULL);
+		(float)(NEW_COLUMN_WEIGHT * sqrt(largest)), q + old * m, 0.0f, q + old * m, stream);
 }
 
-/* The Q that the tensor has at the new rank, in new memory. */
+/* The Q that the tensor has at the new rank, in new memory, which is the caller's in any case. */
 static psgd_status resized_q(
 	struct psgd__powersgd *ps, struct psgd__ps_tensor *tensor, uint32_t rank, float **out)
 {
 	const struct psgd_device *device = ps->scope.device;
 	struct psgd__panel from = {.data = tensor->q, .rows = tensor->m, .cols = tensor->q_cols};
 	size_t m = (size_t)tensor->m;
-	psgd_status status = PSGD_OK;
-	float *q;
 
-	*out = NULL;
-	PSGD__TRY(psgd__powersgd_alloc(ps, m * rank, &q));
-	if (tensor->q_used && rank < tensor->q_cols) {
-		status = device->ops->kernels->leading(device->self, &from, rank, q, NULL);
-	} else if (tensor->q_used) {
-		status = device->ops->copy(
-			device->self, q, tensor->q, m * tensor->q_cols * sizeof(float), NULL);
-		if (status >= 0)
-			status = grow(ps, tensor, q, tensor->q_cols, rank);
-	}
-	if (status < 0) {
-		psgd__powersgd_free(ps, q, m * rank);
-		return status;
-	}
-	*out = q;
-	return PSGD_OK;
+	PSGD__TRY(psgd__powersgd_alloc(ps, m * rank, out));
+	if (!tensor->q_used)
+		return PSGD_OK;
+	if (rank < tensor->q_cols)
+		return device->ops->kernels->leading(
+			device->self, &from, rank, *out, ps->scope.stream);
+	PSGD__TRY(device->ops->copy(device->self, *out, tensor->q,
+		m * tensor->q_cols * sizeof(float), ps->scope.stream));
+	return grow(ps, tensor, *out, tensor->q_cols, rank);
 }
 
 /* What set_ranks has prepared for one tensor before anything is changed. */
@@ -126,7 +119,8 @@ static psgd_status prepare(struct psgd__powersgd *ps, struct psgd__ps_tensor *te
 		PSGD__TRY(resized_q(ps, tensor, change->rank, &change->q));
 	if (!tensor->e && !(ps->options.flags & PSGD_POWERSGD_NO_ERROR_FEEDBACK)) {
 		PSGD__TRY(psgd__powersgd_alloc(ps, values, &change->e));
-		PSGD__TRY(device->ops->zero(device->self, change->e, values * sizeof(float), NULL));
+		PSGD__TRY(device->ops->zero(
+			device->self, change->e, values * sizeof(float), ps->scope.stream));
 	}
 	return PSGD_OK;
 }
@@ -149,12 +143,16 @@ psgd_status psgd__powersgd_set_ranks(void *self, const uint32_t *ranks)
 	struct psgd__powersgd *ps = self;
 	size_t n = ps->scope.n_tensors, done = 0;
 	struct change *changes = psgd__calloc(n, sizeof(*changes));
-	psgd_status status = PSGD_OK;
+	psgd_status status = PSGD_OK, drained;
 
 	if (!changes)
 		return PSGD_ERR_NOMEM;
 	for (; done < n && status >= 0; done++)
 		status = prepare(ps, &ps->tensors[done], ranks[done], &changes[done]);
+	/* Memory goes below, either way. */
+	drained = psgd__powersgd_drain(ps);
+	if (status >= 0)
+		status = drained;
 	for (size_t i = 0; i < done; i++) {
 		struct psgd__ps_tensor *tensor = &ps->tensors[i];
 

@@ -9,6 +9,7 @@
  * PSGD__PART, and what is computed for a row or a column does not depend on the part it is in.
  */
 #define PSGD__PART 64
+#define PSGD__PART_VALUES (1 << 18) /* that a thread takes at once, about: 1 MiB */
 
 struct psgd__cpu_isa {
 	const char *name;
@@ -19,6 +20,8 @@ struct psgd__cpu_isa {
 	/* Rows from .. to-1 of g and e. */
 	void (*reconstruct)(const struct psgd__matrix *x, int64_t from, int64_t to);
 	void (*orthonormalize)(const struct psgd__panel *x, float eps);
+	/* g += e; p = g. */
+	void (*absorb)(int64_t count, const float *e, float *g, float *p);
 	void (*axpby)(int64_t count, float a, const float *x, float b, float *y);
 	double (*sum_squares)(const float *x, int64_t count);
 	bool (*finite)(const float *x, int64_t count);
@@ -46,6 +49,16 @@ struct psgd__cpu {
 /* The table; self is a struct psgd__cpu. */
 extern const struct psgd_kernels psgd__cpu_kernels;
 
+/* Entries of the table; see base/kernels.h. */
+psgd_status psgd__cpu_absorb_project(
+	void *self, const struct psgd__matrix *list, size_t count, psgd_stream stream);
+psgd_status psgd__cpu_back_project(
+	void *self, const struct psgd__matrix *list, size_t count, psgd_stream stream);
+psgd_status psgd__cpu_reconstruct(
+	void *self, const struct psgd__matrix *list, size_t count, psgd_stream stream);
+psgd_status psgd__cpu_finish(void *self, const struct psgd__finish *finish, psgd_stream stream);
+psgd_status psgd__cpu_finite(
+	void *self, const struct psgd__span *list, size_t count, int *out, psgd_stream stream);
 psgd_status psgd__cpu_leading(
 	void *self, const struct psgd__panel *from, uint32_t keep, float *to, psgd_stream stream);
 

@@ -187,6 +187,7 @@ const struct psgd__cpu_isa ISA(kernels) = {
 	.back_project = ISA(back_project),
 	.reconstruct = ISA(reconstruct),
 	.orthonormalize = ISA(orthonormalize),
+	.absorb = ISA(absorb),
 	.axpby = ISA(axpby),
 	.sum_squares = ISA(sum_squares),
 	.finite = ISA(finite),

@@ -16,6 +16,7 @@ void ISA(project)(const struct psgd__matrix *x, int64_t from, int64_t to);
 void ISA(back_project)(const struct psgd__matrix *x, int64_t from, int64_t to);
 void ISA(reconstruct)(const struct psgd__matrix *x, int64_t from, int64_t to);
 void ISA(orthonormalize)(const struct psgd__panel *x, float eps);
+void ISA(absorb)(int64_t count, const float *e, float *g, float *p);
 void ISA(axpby)(int64_t count, float a, const float *x, float b, float *y);
 double ISA(sum_squares)(const float *x, int64_t count);
 bool ISA(finite)(const float *x, int64_t count);

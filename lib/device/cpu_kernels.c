@@ -1,100 +1,12 @@
 /*
- * The table of kernels of the CPU: groups cut into parts for the threads. How they are cut depends
- * on shapes alone, and no part's values depend on another's.
+ * The table of kernels of the CPU, and those of its entries that work on panels and spans. How work
+ * is cut for the threads depends on shapes alone, and no part's values depend on another's.
  */
+#include <string.h>
+
 #include "base/base.h"
 #include "base/philox.h"
 #include "device/cpu.h"
-
-#define PART_VALUES (1 << 18) /* of g in a part: 1 MiB */
-
-struct job {
-	const struct psgd__cpu_isa *isa;
-	void (*part)(const struct psgd__matrix *x, int64_t from, int64_t to);
-	const struct psgd__matrix *list;
-	size_t count;
-	bool by_columns;
-};
-
-/* Rows (or columns) of a part of x, a multiple of PSGD__PART. */
-static int64_t part_size(const struct psgd__matrix *x, bool by_columns)
-{
-	const int64_t other = by_columns ? x->n : x->m;
-	const int64_t size = PART_VALUES / other / PSGD__PART * PSGD__PART;
-
-	return size > PSGD__PART ? size : PSGD__PART;
-}
-
-static size_t part_count(const struct psgd__matrix *x, bool by_columns)
-{
-	const int64_t all = by_columns ? x->m : x->n, size = part_size(x, by_columns);
-
-	return (size_t)((all + size - 1) / size);
-}
-
-static void run_part(void *user, size_t item)
-{
-	const struct job *job = user;
-	const struct psgd__matrix *x = job->list;
-	int64_t from, to, size, all;
-
-	for (size_t parts; item >= (parts = part_count(x, job->by_columns)); x++)
-		item -= parts;
-	size = part_size(x, job->by_columns);
-	all = job->by_columns ? x->m : x->n;
-	from = (int64_t)item * size;
-	to = from + size < all ? from + size : all;
-	job->part(x, from, to);
-}
-
-static psgd_status run_job(struct psgd__cpu *cpu, const struct job *job)
-{
-	size_t parts = 0;
-
-	if (cpu->pool) {
-		for (size_t k = 0; k < job->count; k++)
-			parts += part_count(&job->list[k], job->by_columns);
-		psgd__pool_run(cpu->pool, run_part, (void *)job, parts);
-		return PSGD_OK;
-	}
-	for (size_t k = 0; k < job->count; k++) {
-		const struct psgd__matrix *x = &job->list[k];
-
-		job->part(x, 0, job->by_columns ? x->m : x->n);
-	}
-	return PSGD_OK;
-}
-
-static psgd_status cpu_absorb_project(
-	void *self, const struct psgd__matrix *list, size_t count, psgd_stream stream)
-{
-	struct psgd__cpu *cpu = self;
-
-	(void)stream;
-	return run_job(cpu, &(struct job){.part = cpu->isa->project, .list = list, .count = count});
-}
-
-static psgd_status cpu_back_project(
-	void *self, const struct psgd__matrix *list, size_t count, psgd_stream stream)
-{
-	struct psgd__cpu *cpu = self;
-
-	(void)stream;
-	return run_job(cpu, &(struct job){.part = cpu->isa->back_project,
-				    .list = list,
-				    .count = count,
-				    .by_columns = true});
-}
-
-static psgd_status cpu_reconstruct(
-	void *self, const struct psgd__matrix *list, size_t count, psgd_stream stream)
-{
-	struct psgd__cpu *cpu = self;
-
-	(void)stream;
-	return run_job(
-		cpu, &(struct job){.part = cpu->isa->reconstruct, .list = list, .count = count});
-}
 
 struct panels {
 	const struct psgd__cpu_isa *isa;
@@ -119,6 +31,71 @@ static psgd_status cpu_orthonormalize(
 	return PSGD_OK;
 }
 
+static void draw(const struct psgd__fill *x, uint64_t seed)
+{
+	for (uint32_t c = 0; c < x->cols; c++) {
+		for (int64_t i = 0; i < x->rows; i++) {
+			uint32_t counter[4] = {(uint32_t)i, x->first_col + c, x->tensor, x->draw};
+
+			x->data[c * x->rows + i] = psgd__philox_normal(seed, counter);
+		}
+	}
+}
+
+static psgd_status cpu_fill(
+	void *self, const struct psgd__fill *list, size_t count, uint64_t seed, psgd_stream stream)
+{
+	(void)self;
+	(void)stream;
+	for (size_t k = 0; k < count; k++)
+		draw(&list[k], seed);
+	return PSGD_OK;
+}
+
+struct starts {
+	const struct psgd__cpu_isa *isa;
+	const struct psgd__start *list;
+	uint64_t seed;
+	float eps;
+};
+
+static void run_start(void *user, size_t item)
+{
+	const struct starts *s = user;
+	const struct psgd__start *x = &s->list[item];
+	const struct psgd__panel panel = {.data = x->q, .rows = x->m, .cols = x->r};
+	struct psgd__fill fill = {
+		.data = x->q, .rows = x->m, .cols = x->r, .tensor = x->tensor, .draw = x->draw};
+	bool drawn = false;
+
+	if (x->from)
+		memcpy(x->q, x->from, (size_t)x->m * x->r * sizeof(float));
+	else
+		draw(&fill, s->seed);
+	s->isa->orthonormalize(&panel, s->eps);
+	fill.cols = 1;
+	fill.draw = x->redraw;
+	for (fill.first_col = 0; fill.first_col < x->r; fill.first_col++) {
+		fill.data = x->q + fill.first_col * x->m;
+		if (s->isa->sum_squares(fill.data, x->m) >= PSGD__DEAD_COLUMN)
+			continue;
+		draw(&fill, s->seed);
+		drawn = true;
+	}
+	if (drawn)
+		s->isa->orthonormalize(&panel, 0.0f);
+}
+
+static psgd_status cpu_start(void *self, const struct psgd__start *list, size_t count,
+	uint64_t seed, float eps, psgd_stream stream)
+{
+	struct psgd__cpu *cpu = self;
+
+	(void)stream;
+	psgd__pool_run(cpu->pool, run_start, &(struct starts){cpu->isa, list, seed, eps}, count);
+	return PSGD_OK;
+}
+
 struct axpby {
 	const struct psgd__cpu_isa *isa;
 	int64_t count;
@@ -130,10 +107,10 @@ struct axpby {
 static void run_axpby(void *user, size_t item)
 {
 	const struct axpby *v = user;
-	const int64_t from = (int64_t)item * PART_VALUES, left = v->count - from;
+	const int64_t from = (int64_t)item * PSGD__PART_VALUES, left = v->count - from;
 
-	v->isa->axpby(
-		left < PART_VALUES ? left : PART_VALUES, v->a, v->x + from, v->b, v->y + from);
+	v->isa->axpby(left < PSGD__PART_VALUES ? left : PSGD__PART_VALUES, v->a, v->x + from, v->b,
+		v->y + from);
 }
 
 static psgd_status cpu_axpby(
@@ -143,7 +120,7 @@ static psgd_status cpu_axpby(
 
 	(void)stream;
 	psgd__pool_run(cpu->pool, run_axpby, &(struct axpby){cpu->isa, count, x, y, a, b},
-		(size_t)((count + PART_VALUES - 1) / PART_VALUES));
+		(size_t)((count + PSGD__PART_VALUES - 1) / PSGD__PART_VALUES));
 	return PSGD_OK;
 }
 
@@ -167,13 +144,14 @@ struct finite {
 static void run_finite(void *user, size_t item)
 {
 	struct finite *x = user;
-	const int64_t from = (int64_t)item * PART_VALUES, left = x->span->count - from;
+	const int64_t from = (int64_t)item * PSGD__PART_VALUES, left = x->span->count - from;
 
-	if (!x->isa->finite(x->span->data + from, left < PART_VALUES ? left : PART_VALUES))
+	if (!x->isa->finite(
+		    x->span->data + from, left < PSGD__PART_VALUES ? left : PSGD__PART_VALUES))
 		x->bad = true;
 }
 
-static psgd_status cpu_finite(
+psgd_status psgd__cpu_finite(
 	void *self, const struct psgd__span *list, size_t count, int *out, psgd_stream stream)
 {
 	struct psgd__cpu *cpu = self;
@@ -183,54 +161,34 @@ static psgd_status cpu_finite(
 	for (size_t k = 0; k < count && !x.bad; k++) {
 		x.span = &list[k];
 		psgd__pool_run(cpu->pool, run_finite, &x,
-			(size_t)((x.span->count + PART_VALUES - 1) / PART_VALUES));
+			(size_t)((x.span->count + PSGD__PART_VALUES - 1) / PSGD__PART_VALUES));
 	}
 	*out = !x.bad;
 	return PSGD_OK;
 }
 
-static psgd_status cpu_set(
-	void *self, const struct psgd__span *list, size_t count, float value, psgd_stream stream)
+static psgd_status cpu_sample(
+	void *self, const float *from, int64_t stride, int64_t count, float *to, psgd_stream stream)
 {
 	(void)self;
 	(void)stream;
-	for (size_t k = 0; k < count; k++) {
-		for (int64_t i = 0; i < list[k].count; i++)
-			list[k].data[i] = value;
-	}
-	return PSGD_OK;
-}
-
-static psgd_status cpu_fill(
-	void *self, const struct psgd__fill *list, size_t count, uint64_t seed, psgd_stream stream)
-{
-	(void)self;
-	(void)stream;
-	for (size_t k = 0; k < count; k++) {
-		const struct psgd__fill *x = &list[k];
-
-		for (uint32_t c = 0; c < x->cols; c++) {
-			for (int64_t i = 0; i < x->rows; i++) {
-				uint32_t counter[4] = {
-					(uint32_t)i, x->first_col + c, x->tensor, x->draw};
-
-				x->data[c * x->rows + i] = psgd__philox_normal(seed, counter);
-			}
-		}
-	}
+	for (int64_t i = 0; i < count; i++)
+		to[i] = from[i * stride];
 	return PSGD_OK;
 }
 
 const struct psgd_kernels psgd__cpu_kernels = {
 	.size = sizeof(psgd__cpu_kernels),
-	.absorb_project = cpu_absorb_project,
+	.start = cpu_start,
+	.absorb_project = psgd__cpu_absorb_project,
 	.orthonormalize = cpu_orthonormalize,
-	.back_project = cpu_back_project,
-	.reconstruct = cpu_reconstruct,
+	.back_project = psgd__cpu_back_project,
+	.reconstruct = psgd__cpu_reconstruct,
+	.finish = psgd__cpu_finish,
 	.axpby = cpu_axpby,
 	.sum_squares = cpu_sum_squares,
-	.finite = cpu_finite,
-	.set = cpu_set,
+	.finite = psgd__cpu_finite,
 	.leading = psgd__cpu_leading,
 	.fill = cpu_fill,
+	.sample = cpu_sample,
 };

@@ -159,6 +159,7 @@ const struct psgd__cpu_isa psgd__cpu_plain = {
 	.back_project = ISA(back_project),
 	.reconstruct = ISA(reconstruct),
 	.orthonormalize = ISA(orthonormalize),
+	.absorb = ISA(absorb),
 	.axpby = ISA(axpby),
 	.sum_squares = ISA(sum_squares),
 	.finite = ISA(finite),

@@ -8,6 +8,14 @@
 
 #define LANES PSGD__LANES
 
+void ISA(absorb)(int64_t count, const float *restrict e, float *restrict g, float *restrict p)
+{
+	for (int64_t i = 0; i < count; i++) {
+		g[i] = g[i] + e[i];
+		p[i] = g[i];
+	}
+}
+
 void ISA(axpby)(int64_t count, float a, const float *x, float b, float *y)
 {
 	if (b == 0.0f) {

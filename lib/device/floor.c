@@ -2,6 +2,15 @@
 #include "base/base.h"
 #include "base/kernels.h"
 
+/* The time by which all that was asked for is done. */
+static psgd_status now(const struct psgd_device *device, int64_t *ns)
+{
+	if (PSGD__HAS(device->ops, stream_finish))
+		PSGD__TRY(device->ops->stream_finish(device->self, NULL));
+	*ns = psgd__now_ns();
+	return PSGD_OK;
+}
+
 /* Passes go over all matrices, one after the other, as those of a bucket do. */
 static psgd_status passes(const struct psgd_device *device, const struct psgd__matrix *list,
 	const struct psgd__span *spans, size_t count, int64_t ns[PSGD_FLOOR_PASSES])
@@ -10,13 +19,13 @@ static psgd_status passes(const struct psgd_device *device, const struct psgd__m
 	int64_t t[PSGD_FLOOR_PASSES + 1];
 	int finite;
 
-	t[0] = psgd__now_ns();
+	PSGD__TRY(now(device, &t[0]));
 	PSGD__TRY(kernels->absorb_project(device->self, list, count, NULL));
-	t[1] = psgd__now_ns();
+	PSGD__TRY(now(device, &t[1]));
 	PSGD__TRY(kernels->finite(device->self, spans, count, &finite, NULL));
-	t[2] = psgd__now_ns();
+	PSGD__TRY(now(device, &t[2]));
 	PSGD__TRY(kernels->reconstruct(device->self, list, count, NULL));
-	t[3] = psgd__now_ns();
+	PSGD__TRY(now(device, &t[3]));
 	for (int i = 0; i < PSGD_FLOOR_PASSES; i++)
 		ns[i] += t[i + 1] - t[i];
 	return PSGD_OK;

@@ -234,6 +234,8 @@ static psgd_status advance_bucket(struct psgd_exchange *x, bool *worked)
 				x->stage = ROUND_SEND;
 				break;
 			}
+			if (PSGD__HAS(s->compressor.ops, settle))
+				s->compressor.ops->settle(s->compressor.self, &x->round);
 			PSGD__TRY(observe_gradients(x));
 			return psgd__finish_exchange(x);
 		}

@@ -48,6 +48,11 @@ static inline void guarded_free(struct guarded *g)
 	free(g->base);
 }
 
+static inline void guarded_equal(const struct guarded *a, const struct guarded *b)
+{
+	ck_assert_mem_eq(a->data, b->data, a->n * sizeof(float));
+}
+
 static inline void fill(struct guarded *g, struct rng *rng)
 {
 	for (size_t i = 0; i < g->n; i++)
@@ -72,6 +77,8 @@ static inline const struct psgd_kernels *open_variant(
 	return cpu->ops->kernels;
 }
 
+TCase *rounds_case(void);
+TCase *starts_case(void);
 TCase *variants_case(void);
 void bench(void);
 

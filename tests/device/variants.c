@@ -54,18 +54,13 @@ static void group_free(struct group *x)
 	}
 }
 
-static void equal(const struct guarded *a, const struct guarded *b)
-{
-	ck_assert_mem_eq(a->data, b->data, a->n * sizeof(float));
-}
-
 static void groups_equal(const struct group *a, const struct group *b)
 {
 	for (int k = 0; k < MATRICES; k++) {
-		equal(&a->g[k], &b->g[k]);
-		equal(&a->e[k], &b->e[k]);
-		equal(&a->p[k], &b->p[k]);
-		equal(&a->q[k], &b->q[k]);
+		guarded_equal(&a->g[k], &b->g[k]);
+		guarded_equal(&a->e[k], &b->e[k]);
+		guarded_equal(&a->p[k], &b->p[k]);
+		guarded_equal(&a->q[k], &b->q[k]);
 	}
 }
 
