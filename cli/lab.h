@@ -114,6 +114,8 @@ int lab_link_pair(struct nl_sock *socket, const char *name, const char *other);
 int lab_link_up(struct nl_sock *socket, const char *name);
 int lab_link_delete(struct nl_sock *socket, const char *name);
 int lab_link_address(struct nl_sock *socket, const char *name, uint32_t address, uint32_t bits);
+/* TCP to the address's neighbours by one congestion control, whatever the host's is. */
+int lab_link_route(struct nl_sock *socket, const char *name, uint32_t address, uint32_t bits);
 
 /* eth0 of a namespace, and its other end at a bridge, or its parent, where the socket is. */
 int lab_link_veth(struct nl_sock *hub, const char *port, const char *bridge, int fd);

@@ -63,6 +63,7 @@ static int connect_node(
 	const struct lab_plan *plan, struct nl_sock *hub, int number, const char *file, int fd)
 {
 	struct nl_sock *node;
+	const uint32_t address = plan->range + 1 + (uint32_t)number;
 	char port[16];
 	int error;
 
@@ -77,10 +78,12 @@ static int connect_node(
 		cli_complain("lab: no netlink in %s", file);
 		return CLI_ENVIRONMENT;
 	}
-	error = lab_link_address(
-		node, LAB_INTERFACE, plan->range + 1 + (uint32_t)number, plan->bits);
+	error = lab_link_address(node, LAB_INTERFACE, address, plan->bits);
 	if (error == 0)
 		error = lab_link_up(node, LAB_INTERFACE);
+	/* A kernel that lacks it goes on by the host's. */
+	if (error == 0)
+		(void)lab_link_route(node, LAB_INTERFACE, address, plan->bits);
 	lab_socket_close(node);
 	return error == 0 ? CLI_OK : fail("cannot set the address of " LAB_INTERFACE, file, error);
 }

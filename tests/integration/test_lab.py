@@ -33,6 +33,13 @@ class Nodes(Case):
         # by other tools too
         self.assertIn(' 10.77.0.2/24 ', self.by_ip(1, 'ip', '-o', '-4', 'address', 'show', 'eth0'))
         self.assertEqual(self.send(0, 1, '10.77.0.2', 1000)[1], '1000 from 10.77.0.1')
+        # one route, and with Linux's default congestion control whatever the host's is
+        for node in (0, 1):
+            routes = self.by_ip(node, 'ip', '-4', 'route', 'show').splitlines()
+            self.assertEqual([line.split()[:3] for line in routes],
+                             [['10.77.0.0/24', 'dev', 'eth0']])
+            self.assertIn(f' src 10.77.0.{node + 1} ', routes[0])
+            self.assertIn(' congctl cubic', routes[0])
         self.assertIn('is up with 2 nodes', self.lab('up', code=2))
         self.lab('down')
         self.gone()
