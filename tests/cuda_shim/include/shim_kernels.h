@@ -28,13 +28,10 @@
 	shim_launch_kernel(#kernel, kernel, grid, block, shared_bytes, stream, ##__VA_ARGS__)
 #define PSGD_DYN_SHARED(type, name) type *name = static_cast<type *>(shim_dynamic_shared())
 
-struct shim_place {
-	uint3 thread, block;
-	dim3 block_dim, grid_dim;
-};
-
 extern "C" {
-extern const struct shim_place *shim_turn;
+extern const uint3 *shim_thread; /* the one whose turn it is */
+extern uint3 shim_block;
+extern dim3 shim_block_dim, shim_grid_dim;
 void *shim_dynamic_shared(void);
 void shim_sync_block(void);
 void shim_sync_warp(unsigned mask);
@@ -49,10 +46,10 @@ unsigned shim_lane(void);
 void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared,
 	cudaStream_t stream, std::function<void()> body);
 
-#define threadIdx (shim_turn->thread)
-#define blockIdx (shim_turn->block)
-#define blockDim (shim_turn->block_dim)
-#define gridDim (shim_turn->grid_dim)
+#define threadIdx (*shim_thread)
+#define blockIdx shim_block
+#define blockDim shim_block_dim
+#define gridDim shim_grid_dim
 static const int warpSize = 32;
 
 template <class... P, class... A>
