@@ -5,7 +5,7 @@
 #include "net.h"
 
 struct accumulate {
-	const struct net *net;
+	struct net *net;
 	float *sum;	   /* of the batches before the last, laid out as net->grads */
 	size_t n_batches;  /* of the step */
 	size_t n_finished; /* of them, so many are in the sum */
@@ -18,7 +18,7 @@ struct accumulate {
  * backward. most: batches of a step, at most. Ended by accumulate_finish, also on failure.
  * Errors: NOMEM.
  */
-psgd_status accumulate_init(struct accumulate *accumulate, const struct net *net, size_t most,
+psgd_status accumulate_init(struct accumulate *accumulate, struct net *net, size_t most,
 	net_grads_fn on_grads, void *user);
 void accumulate_finish(struct accumulate *accumulate); /* of zeros is fine */
 

@@ -23,6 +23,8 @@ psgd_status buckets_init(struct buckets *buckets, const struct net *net, psgd_se
 	size_t used = 0;
 
 	*buckets = (struct buckets){.net = net, .session = session};
+	if (net->nn->device)
+		buckets->stream = net->nn->device->stream(net->nn);
 	buckets->grad = calloc(net->n_tensors, sizeof(*buckets->grad));
 	buckets->bucket = calloc(net->n_buckets, sizeof(*buckets->bucket));
 	buckets->missing = calloc(net->n_buckets, sizeof(*buckets->missing));
@@ -67,8 +69,8 @@ psgd_status buckets_on_grads(void *user, const struct net_layer *layer)
 		buckets->missing[net->tensor[layer->first_tensor + i].bucket]--;
 	while (buckets->next < net->n_buckets && buckets->missing[buckets->next] == 0) {
 		psgd_ticket ticket;
-		psgd_status status = psgd_session_submit(
-			buckets->session, &buckets->bucket[buckets->next], NULL, &ticket);
+		psgd_status status = psgd_session_submit(buckets->session,
+			&buckets->bucket[buckets->next], buckets->stream, &ticket);
 
 		if (status)
 			return status;

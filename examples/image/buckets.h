@@ -12,8 +12,9 @@ struct buckets {
 	psgd_session *session;
 	struct psgd_grad *grad; /* of bucket 0, then of bucket 1 ... */
 	struct psgd_bucket *bucket;
-	size_t *missing; /* gradients that a bucket still waits for, this step */
-	unsigned next;	 /* the first bucket that is not submitted */
+	psgd_stream stream; /* that gradients are computed in; NULL: they are there */
+	size_t *missing;    /* gradients that a bucket still waits for, this step */
+	unsigned next;	    /* the first bucket that is not submitted */
 };
 
 /* The tensors of a net in the form that sessions want; out has room for net->n_tensors. */

@@ -4,7 +4,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
 
 #include "schedule.h"
@@ -41,21 +40,24 @@ static bool is_due(const struct trainer *t, const struct psgd_controller *contro
 	       psgd_controller_calibrate(controller, NULL, 0) != PSGD_ERR_UNSUPPORTED;
 }
 
-static void trial_finish(struct trial *trial)
+static void trial_finish(struct trainer *t, struct trial *trial)
 {
 	free(trial->ranks);
 	free(trial->rows);
-	free(trial->kept.params);
-	free(trial->kept.momentum);
-	free(trial->kept.running);
+	nn_free(t->nn, trial->kept.params);
+	nn_free(t->nn, trial->kept.momentum);
+	nn_free(t->nn, trial->kept.running);
 }
 
-static float *copy_of(const float *values, size_t n)
+/* NULL: no memory, or the device does not answer. */
+static float *copy_of(struct trainer *t, const float *values, size_t n)
 {
-	float *copy = net_alloc(n);
+	float *copy = nn_alloc(t->nn, n);
 
-	if (copy)
-		memcpy(copy, values, n * sizeof(float));
+	if (copy && nn_copy(t->nn, copy, values, n, t->error)) {
+		nn_free(t->nn, copy);
+		return NULL;
+	}
 	return copy;
 }
 
@@ -73,9 +75,9 @@ static psgd_status trial_init(
 	trial->measured = steps - trial->warmup;
 	trial->ranks = calloc(trial->n_ranks, sizeof(*trial->ranks));
 	trial->rows = calloc(trial->n_ranks, sizeof(*trial->rows));
-	trial->kept = (struct kept){.params = copy_of(t->net.params, t->net.n_params),
-		.momentum = copy_of(t->momentum, t->net.n_params),
-		.running = copy_of(t->net.running, t->net.n_running),
+	trial->kept = (struct kept){.params = copy_of(t, t->net.params, t->net.n_params),
+		.momentum = copy_of(t, t->momentum, t->net.n_params),
+		.running = copy_of(t, t->net.running, t->net.n_running),
 		.nonfinite_steps = t->nonfinite_steps,
 		.skipped = t->loader.skipped};
 	if (!trial->ranks || !trial->rows || !trial->kept.params || !trial->kept.momentum ||
@@ -88,13 +90,17 @@ static psgd_status trial_init(
 	return PSGD_OK;
 }
 
-static void restore(struct trainer *t, const struct kept *kept)
+static psgd_status restore(struct trainer *t, const struct kept *kept)
 {
-	memcpy(t->net.params, kept->params, t->net.n_params * sizeof(float));
-	memcpy(t->momentum, kept->momentum, t->net.n_params * sizeof(float));
-	memcpy(t->net.running, kept->running, t->net.n_running * sizeof(float));
+	psgd_status status = nn_copy(t->nn, t->net.params, kept->params, t->net.n_params, t->error);
+
+	if (!status)
+		status = nn_copy(t->nn, t->momentum, kept->momentum, t->net.n_params, t->error);
+	if (!status)
+		status = nn_copy(t->nn, t->net.running, kept->running, t->net.n_running, t->error);
 	t->nonfinite_steps = kept->nonfinite_steps;
 	t->loader.skipped = kept->skipped;
+	return status;
 }
 
 /* Steps from the trainer's place on, and around the epoch's end: whole ones. */
@@ -145,8 +151,7 @@ static psgd_status measure(
 		if (k >= trial->warmup)
 			add(figures, &report);
 	}
-	restore(t, &trial->kept);
-	return PSGD_OK;
+	return restore(t, &trial->kept);
 }
 
 static void fill_row(struct psgd_calibration_row *row, uint32_t rank, unsigned steps,
@@ -229,7 +234,7 @@ psgd_status calibration_before_step(struct trainer *t, double learning_rate)
 		status = measure_all(t, &trial, learning_rate);
 	if (!status && t->launch->worker == 0)
 		status = hand_over(t, controller, &trial, now_s() - begin);
-	trial_finish(&trial);
+	trial_finish(t, &trial);
 	if (status)
 		return status;
 	status = psgd_session_begin_step(t->session);

@@ -39,10 +39,13 @@ static void tensor_name(char out[NET_NAME_BYTES + 16], const char *group, const 
 	(void)snprintf(out, NET_NAME_BYTES + 16, "%s/%s", group, name);
 }
 
-static psgd_status put_tensors(const struct psgd_state_writer *writer, const struct net *net,
-	const char *group, const float *values)
+/* values: of the engine. */
+static psgd_status put_tensors(
+	const struct psgd_state_writer *writer, struct trainer *t, const char *group, float *values)
 {
-	psgd_status status = PSGD_OK;
+	const struct net *net = &t->net;
+	float *view;
+	psgd_status status = nn_view(t->nn, values, net->n_params, &view, t->error);
 
 	for (size_t i = 0; i < net->n_tensors && !status; i++) {
 		const struct net_tensor *tensor = &net->tensor[i];
@@ -54,24 +57,37 @@ static psgd_status put_tensors(const struct psgd_state_writer *writer, const str
 		array.dtype = PSGD_F32;
 		array.n_dims = tensor->n_dims;
 		memcpy(array.dims, tensor->dims, sizeof(array.dims));
-		status = writer->put(writer->user, &array, values + tensor->offset);
+		status = writer->put(writer->user, &array, view + tensor->offset);
 	}
+	(void)nn_view_end(t->nn, view, values, net->n_params, false, t->error);
+	return status;
+}
+
+static psgd_status put_running(const struct psgd_state_writer *writer, struct trainer *t)
+{
+	size_t n = t->net.n_running;
+	float *view;
+	psgd_status status = nn_view(t->nn, t->net.running, n, &view, t->error);
+
+	if (!status)
+		status = put_vector(writer, "running", PSGD_F32, n, view);
+	(void)nn_view_end(t->nn, view, t->net.running, n, false, t->error);
 	return status;
 }
 
 static psgd_status save_state(void *user, const struct psgd_state_writer *writer)
 {
-	const struct trainer *t = user;
+	struct trainer *t = user;
 	const struct counts counts = {t->iteration, t->epoch, t->batch, t->samples,
 		t->nonfinite_steps, t->sums.loss.samples, t->sums.grad_norms, t->loader.skipped,
 		t->calibration.iteration};
 	const struct sums sums = {t->sums.loss.sum, t->sums.grad_norm, t->sums.grad_sum_norm};
-	psgd_status status = put_tensors(writer, &t->net, "params", t->net.params);
+	psgd_status status = put_tensors(writer, t, "params", t->net.params);
 
 	if (!status)
-		status = put_tensors(writer, &t->net, "momentum", t->momentum);
+		status = put_tensors(writer, t, "momentum", t->momentum);
 	if (!status)
-		status = put_vector(writer, "running", PSGD_F32, t->net.n_running, t->net.running);
+		status = put_running(writer, t);
 	if (!status)
 		status = put_vector(writer, "counts", PSGD_U8, sizeof(counts), &counts);
 	if (!status)
@@ -83,10 +99,12 @@ static psgd_status save_state(void *user, const struct psgd_state_writer *writer
 	return status;
 }
 
-static psgd_status read_tensors(const struct psgd_state_reader *reader, const struct net *net,
-	const char *group, float *values)
+static psgd_status read_tensors(
+	const struct psgd_state_reader *reader, struct trainer *t, const char *group, float *values)
 {
-	psgd_status status = PSGD_OK;
+	const struct net *net = &t->net;
+	float *view;
+	psgd_status status = nn_view(t->nn, values, net->n_params, &view, t->error), ended;
 
 	for (size_t i = 0; i < net->n_tensors && !status; i++) {
 		const struct net_tensor *tensor = &net->tensor[i];
@@ -94,9 +112,22 @@ static psgd_status read_tensors(const struct psgd_state_reader *reader, const st
 
 		tensor_name(name, group, tensor->name);
 		status = reader->read(
-			reader->user, name, values + tensor->offset, tensor->count * sizeof(float));
+			reader->user, name, view + tensor->offset, tensor->count * sizeof(float));
 	}
-	return status;
+	ended = nn_view_end(t->nn, view, values, net->n_params, !status, t->error);
+	return status ? status : ended;
+}
+
+static psgd_status read_running(const struct psgd_state_reader *reader, struct trainer *t)
+{
+	size_t n = t->net.n_running;
+	float *view;
+	psgd_status status = nn_view(t->nn, t->net.running, n, &view, t->error), ended;
+
+	if (!status)
+		status = reader->read(reader->user, "running", view, n * sizeof(float));
+	ended = nn_view_end(t->nn, view, t->net.running, n, !status, t->error);
+	return status ? status : ended;
 }
 
 static psgd_status load_place(struct trainer *t, const struct psgd_state_reader *reader)
@@ -148,13 +179,12 @@ static psgd_status load_calibration(struct trainer *t, const struct psgd_state_r
 static psgd_status load_state(void *user, const struct psgd_state_reader *reader)
 {
 	struct trainer *t = user;
-	psgd_status status = read_tensors(reader, &t->net, "params", t->net.params);
+	psgd_status status = read_tensors(reader, t, "params", t->net.params);
 
 	if (!status)
-		status = read_tensors(reader, &t->net, "momentum", t->momentum);
+		status = read_tensors(reader, t, "momentum", t->momentum);
 	if (!status)
-		status = reader->read(
-			reader->user, "running", t->net.running, t->net.n_running * sizeof(float));
+		status = read_running(reader, t);
 	if (!status)
 		status = load_place(t, reader);
 	return status ? status : load_calibration(t, reader);
@@ -162,14 +192,16 @@ static psgd_status load_state(void *user, const struct psgd_state_reader *reader
 
 psgd_status checkpoint_restore(struct trainer *t)
 {
+	uint64_t hash = 0;
 	psgd_status status;
 
 	if (!psgd_stack_resumes(t->stack, NULL))
 		return PSGD_OK;
 	status = psgd_stack_load(t->stack, load_state, t);
+	if (!status && step_state_hash(t, &hash))
+		return PSGD_ERR_DEVICE;
 	if (!status)
-		status = psgd_stack_compare(
-			t->stack, "parameters, momentum or position", step_state_hash(t));
+		status = psgd_stack_compare(t->stack, "parameters, momentum or position", hash);
 	if (status)
 		return trainer_fail(t, status, "going on from a checkpoint");
 	(void)printf("going on from iteration %" PRIu64 " of %" PRIu64 ", epoch %" PRIu64 "\n",

@@ -3,7 +3,7 @@
  * operation descriptor (3.x has none) and where dnnl_memory_desc_t is a value (opaque there).
  * SPDX-License-Identifier: MIT
  */
-#include "dnnl.h"
+#include "nn.h"
 
 #include <dlfcn.h>
 #include <stdlib.h>
@@ -50,7 +50,8 @@ struct port {
 
 #define SCRATCH_ALIGN 64u
 
-struct nn {
+struct dnnl_nn {
+	struct nn base;
 	dnnl_engine_t engine;
 	dnnl_stream_t stream;
 	int64_t block; /* channels side by side in an activation */
@@ -59,11 +60,12 @@ struct nn {
 	size_t scratch_bytes;
 };
 
-struct nn_op {
+struct dnnl_op {
+	struct nn_op base;
 	dnnl_primitive_desc_t desc;
 	dnnl_primitive_t primitive;
 	dnnl_memory_t workspace;
-	const struct nn_op *forward;
+	const struct dnnl_op *forward;
 	size_t n_ports;
 	struct port port[NN_SLOTS];
 };
@@ -98,42 +100,22 @@ static int64_t register_values(void)
 	return (isa & dnnl_cpu_isa_sse41) == dnnl_cpu_isa_sse41 ? 8 : 1;
 }
 
-psgd_status nn_open(unsigned threads, struct nn **out, struct image_error *error)
+static void close_nn(struct nn *base)
 {
-	struct nn *nn = *out = calloc(1, sizeof(*nn));
-	psgd_status status;
+	struct dnnl_nn *nn = (struct dnnl_nn *)base;
 
-	if (!nn)
-		return image_fail(error, PSGD_ERR_NOMEM, "out of memory");
-	set_threads(threads);
-	nn->block = register_values();
-	status = check(dnnl_engine_create(&nn->engine, dnnl_cpu, 0), "engine", error);
-	if (!status)
-		status = check(
-			dnnl_stream_create(&nn->stream, nn->engine, dnnl_stream_default_flags),
-			"stream", error);
-	if (status)
-		nn_close(out);
-	return status;
+	if (nn->stream)
+		dnnl_stream_destroy(nn->stream);
+	if (nn->engine)
+		dnnl_engine_destroy(nn->engine);
+	free(nn->scratch);
+	free(nn);
 }
 
-void nn_close(struct nn **nn)
+static void op_free(struct nn_op *base)
 {
-	if (!*nn)
-		return;
-	if ((*nn)->stream)
-		dnnl_stream_destroy((*nn)->stream);
-	if ((*nn)->engine)
-		dnnl_engine_destroy((*nn)->engine);
-	free((*nn)->scratch);
-	free(*nn);
-	*nn = NULL;
-}
+	struct dnnl_op *op = (struct dnnl_op *)base;
 
-void nn_op_free(struct nn_op *op)
-{
-	if (!op)
-		return;
 	for (size_t i = 0; i < op->n_ports; i++) {
 		if (op->port[i].reorder)
 			dnnl_primitive_destroy(op->port[i].reorder);
@@ -171,13 +153,15 @@ static dnnl_memory_desc_t image(const struct nn_shape *s, dnnl_format_tag_t tag)
 	return layout(4, (dnnl_dims_t){s->n, s->c, s->h, s->w}, tag);
 }
 
-static bool in_blocks(const struct nn *nn, const struct nn_shape *s)
+static bool in_blocks(const struct dnnl_nn *nn, const struct nn_shape *s)
 {
 	return !s->plain && nn->block > 1 && s->c % nn->block == 0;
 }
 
-int64_t nn_block(const struct nn *nn, const struct nn_shape *s)
+int64_t nn_block(const struct nn *base, const struct nn_shape *s)
 {
+	const struct dnnl_nn *nn = (const struct dnnl_nn *)base;
+
 	return in_blocks(nn, s) ? nn->block : s->c;
 }
 
@@ -185,7 +169,7 @@ int64_t nn_block(const struct nn *nn, const struct nn_shape *s)
  * Where activations lie: in blocks of as many channels as a vector register holds, when that
  * comes out even. Both branches of a residual block then lie alike, and nothing is padded.
  */
-static dnnl_memory_desc_t activations(const struct nn *nn, const struct nn_shape *s)
+static dnnl_memory_desc_t activations(const struct dnnl_nn *nn, const struct nn_shape *s)
 {
 	if (!in_blocks(nn, s))
 		return image(s, dnnl_nhwc);
@@ -193,8 +177,9 @@ static dnnl_memory_desc_t activations(const struct nn *nn, const struct nn_shape
 }
 
 /* A buffer in the nn's scratch memory, at *used. */
-static psgd_status port_reorder(struct nn *nn, struct port *port, const dnnl_memory_desc_t *given,
-	const dnnl_memory_desc_t *wanted, size_t *used, struct image_error *error)
+static psgd_status port_reorder(struct dnnl_nn *nn, struct port *port,
+	const dnnl_memory_desc_t *given, const dnnl_memory_desc_t *wanted, size_t *used,
+	struct image_error *error)
 {
 	dnnl_primitive_desc_t desc = NULL;
 	psgd_status status;
@@ -216,7 +201,7 @@ static psgd_status port_reorder(struct nn *nn, struct port *port, const dnnl_mem
 	return status;
 }
 
-static psgd_status port_init(struct nn *nn, const struct nn_op *op, struct port *port,
+static psgd_status port_init(struct dnnl_nn *nn, const struct dnnl_op *op, struct port *port,
 	const dnnl_memory_desc_t *given, size_t *used, struct image_error *error)
 {
 	const dnnl_memory_desc_t *wanted = dnnl_primitive_desc_query_md(
@@ -230,7 +215,7 @@ static psgd_status port_init(struct nn *nn, const struct nn_op *op, struct port 
 	return port_reorder(nn, port, given, wanted, used, error);
 }
 
-static psgd_status reserve(struct nn *nn, size_t bytes, struct image_error *error)
+static psgd_status reserve(struct dnnl_nn *nn, size_t bytes, struct image_error *error)
 {
 	void *scratch;
 
@@ -245,7 +230,7 @@ static psgd_status reserve(struct nn *nn, size_t bytes, struct image_error *erro
 	return PSGD_OK;
 }
 
-static psgd_status op_fill(struct nn *nn, struct nn_op *op, const_dnnl_op_desc_t desc,
+static psgd_status op_fill(struct dnnl_nn *nn, struct dnnl_op *op, const_dnnl_op_desc_t desc,
 	enum nn_pass pass, unsigned slots_used, const dnnl_memory_desc_t *given,
 	struct image_error *error)
 {
@@ -282,25 +267,28 @@ static psgd_status op_fill(struct nn *nn, struct nn_op *op, const_dnnl_op_desc_t
 	return status;
 }
 
+static const struct nn_ops ops;
+
 /* made: what the descriptor's own function said. used: a bit for every slot. */
-static psgd_status op_create(struct nn *nn, dnnl_status_t made, const_dnnl_op_desc_t desc,
+static psgd_status op_create(struct dnnl_nn *nn, dnnl_status_t made, const_dnnl_op_desc_t desc,
 	enum nn_pass pass, const struct nn_op *forward, unsigned used,
 	const dnnl_memory_desc_t *given, struct nn_op **out, struct image_error *error)
 {
-	struct nn_op *op = calloc(1, sizeof(*op));
+	struct dnnl_op *op = calloc(1, sizeof(*op));
 	psgd_status status;
 
 	*out = NULL;
 	if (!op)
 		return image_fail(error, PSGD_ERR_NOMEM, "out of memory");
-	op->forward = forward;
+	op->base.ops = &ops;
+	op->forward = (const struct dnnl_op *)forward;
 	status = check(made, "operation descriptor", error);
 	if (!status)
 		status = op_fill(nn, op, desc, pass, used, given, error);
 	if (status)
-		nn_op_free(op);
+		op_free(&op->base);
 	else
-		*out = op;
+		*out = &op->base;
 	return status;
 }
 
@@ -309,10 +297,11 @@ static dnnl_prop_kind_t forward_kind(enum nn_pass pass)
 	return pass == NN_TRAIN ? dnnl_forward_training : dnnl_forward_inference;
 }
 
-psgd_status nn_inner(struct nn *nn, enum nn_pass pass, const struct nn_shape *in,
+static psgd_status inner(struct nn *base, enum nn_pass pass, const struct nn_shape *in,
 	const struct nn_shape *result, const struct nn_op *forward, struct nn_op **out,
 	struct image_error *error)
 {
+	struct dnnl_nn *nn = (struct dnnl_nn *)base;
 	/* One pixel's channels are a plain row in any blocks. */
 	dnnl_memory_desc_t md[SIDES] = {
 		[IN] = in->h * in->w == 1 ? image(in, dnnl_nhwc) : activations(nn, in),
@@ -354,7 +343,7 @@ static bool winograd_pays(
 	       result->c >= 32 && tiles >= 64 && tiles >= most / 4;
 }
 
-static psgd_status conv_create(struct nn *nn, enum nn_pass pass, dnnl_alg_kind_t how,
+static psgd_status conv_create(struct dnnl_nn *nn, enum nn_pass pass, dnnl_alg_kind_t how,
 	const struct nn_shape *in, const struct nn_shape *result, const struct nn_window *window,
 	const struct nn_op *forward, struct nn_op **out, struct image_error *error)
 {
@@ -386,10 +375,11 @@ static psgd_status conv_create(struct nn *nn, enum nn_pass pass, dnnl_alg_kind_t
 	return op_create(nn, made, &desc, pass, forward, used, md, out, error);
 }
 
-psgd_status nn_conv(struct nn *nn, enum nn_pass pass, const struct nn_shape *in,
+static psgd_status conv(struct nn *base, enum nn_pass pass, const struct nn_shape *in,
 	const struct nn_shape *result, const struct nn_window *window, const struct nn_op *forward,
 	struct nn_op **out, struct image_error *error)
 {
+	struct dnnl_nn *nn = (struct dnnl_nn *)base;
 	struct image_error ignored;
 
 	/* Not every processor has it. */
@@ -401,9 +391,10 @@ psgd_status nn_conv(struct nn *nn, enum nn_pass pass, const struct nn_shape *in,
 		nn, pass, dnnl_convolution_direct, in, result, window, forward, out, error);
 }
 
-psgd_status nn_norm(struct nn *nn, enum nn_pass pass, const struct nn_shape *in, bool relu,
+static psgd_status norm(struct nn *base, enum nn_pass pass, const struct nn_shape *in, bool relu,
 	float epsilon, const struct nn_op *forward, struct nn_op **out, struct image_error *error)
 {
+	struct dnnl_nn *nn = (struct dnnl_nn *)base;
 	unsigned flags = dnnl_use_scale | dnnl_use_shift | (relu ? dnnl_fuse_norm_relu : 0u);
 	dnnl_memory_desc_t md[SIDES] = {
 		[IN] = activations(nn, in), [OUT] = activations(nn, in), [CHANNEL] = vector(in->c)};
@@ -428,10 +419,11 @@ psgd_status nn_norm(struct nn *nn, enum nn_pass pass, const struct nn_shape *in,
 	return op_create(nn, made, &desc, pass, forward, used, md, out, error);
 }
 
-psgd_status nn_pool(struct nn *nn, enum nn_pass pass, const struct nn_shape *in,
+static psgd_status pool(struct nn *base, enum nn_pass pass, const struct nn_shape *in,
 	const struct nn_shape *result, const struct nn_window *window, bool average,
 	const struct nn_op *forward, struct nn_op **out, struct image_error *error)
 {
+	struct dnnl_nn *nn = (struct dnnl_nn *)base;
 	dnnl_dims_t kernel = {window->height, window->width};
 	dnnl_dims_t stride = {window->stride, window->stride};
 	dnnl_dims_t padding = {window->padding, window->padding};
@@ -454,7 +446,7 @@ psgd_status nn_pool(struct nn *nn, enum nn_pass pass, const struct nn_shape *in,
 	return op_create(nn, made, &desc, pass, forward, used, md, out, error);
 }
 
-static psgd_status reorder(struct nn *nn, struct port *port, struct image_error *error)
+static psgd_status reorder(struct dnnl_nn *nn, struct port *port, struct image_error *error)
 {
 	dnnl_exec_arg_t args[2] = {
 		{DNNL_ARG_FROM, port->result ? port->inner : port->given},
@@ -464,9 +456,11 @@ static psgd_status reorder(struct nn *nn, struct port *port, struct image_error 
 	return check(dnnl_primitive_execute(port->reorder, nn->stream, 2, args), "reorder", error);
 }
 
-psgd_status nn_run(
-	struct nn *nn, struct nn_op *op, const struct nn_data *data, struct image_error *error)
+static psgd_status run(struct nn *base, struct nn_op *base_op, const struct nn_data *data,
+	struct image_error *error)
 {
+	struct dnnl_nn *nn = (struct dnnl_nn *)base;
+	struct dnnl_op *op = (struct dnnl_op *)base_op;
 	dnnl_exec_arg_t args[NN_SLOTS + 1];
 	dnnl_memory_t workspace = op->forward ? op->forward->workspace : op->workspace;
 	int n_args = 0;
@@ -497,5 +491,30 @@ psgd_status nn_run(
 	}
 	if (!status)
 		status = check(dnnl_stream_wait(nn->stream), "stream", error);
+	return status;
+}
+
+static const struct nn_ops ops = {"oneDNN", close_nn, inner, conv, norm, pool, run, op_free};
+
+psgd_status nn_open(unsigned threads, struct nn **out, struct image_error *error)
+{
+	struct dnnl_nn *nn = calloc(1, sizeof(*nn));
+	psgd_status status;
+
+	*out = NULL;
+	if (!nn)
+		return image_fail(error, PSGD_ERR_NOMEM, "out of memory");
+	nn->base.ops = &ops;
+	set_threads(threads);
+	nn->block = register_values();
+	status = check(dnnl_engine_create(&nn->engine, dnnl_cpu, 0), "engine", error);
+	if (!status)
+		status = check(
+			dnnl_stream_create(&nn->stream, nn->engine, dnnl_stream_default_flags),
+			"stream", error);
+	if (status)
+		close_nn(&nn->base);
+	else
+		*out = &nn->base;
 	return status;
 }

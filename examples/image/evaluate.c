@@ -1,8 +1,6 @@
 /* Evaluation on the test split, shared by the workers. SPDX-License-Identifier: MIT */
 #include "trainer.h"
 
-#include <string.h>
-
 static psgd_status evaluate_part(struct trainer *trainer, struct loss *loss)
 {
 	struct net *net = &trainer->net;
@@ -19,6 +17,8 @@ static psgd_status evaluate_part(struct trainer *trainer, struct loss *loss)
 		if (status)
 			return status;
 		status = net_forward(net, plan, trainer->worker0_running);
+		if (!status)
+			status = net_output(net, plan);
 		if (status)
 			return image_fail(trainer->error, status, "%s", net->error.text);
 		loss_add(loss, plan->output, trainer->labels, n_good,
@@ -29,17 +29,17 @@ static psgd_status evaluate_part(struct trainer *trainer, struct loss *loss)
 
 psgd_status evaluate(struct trainer *trainer, struct evaluation *out)
 {
-	size_t bytes = trainer->net.n_running * sizeof(float);
+	size_t n = trainer->net.n_running;
 	struct loss loss = {0};
 	double sums[5];
-	psgd_status status = PSGD_OK;
+	psgd_status status = nn_copy(
+		trainer->nn, trainer->worker0_running, trainer->net.running, n, trainer->error);
 
-	memcpy(trainer->worker0_running, trainer->net.running, bytes);
-	if (bytes > 0)
-		status = psgd_session_broadcast(
-			trainer->session, trainer->worker0_running, bytes, 0);
+	if (!status)
+		status = trainer_share(
+			trainer, trainer->worker0_running, n, "broadcast of batch norm statistics");
 	if (status)
-		return trainer_fail(trainer, status, "broadcast of batch norm statistics");
+		return status;
 	status = evaluate_part(trainer, &loss);
 	if (status)
 		return status;

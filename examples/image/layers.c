@@ -39,15 +39,16 @@ static psgd_status dense_prepare(
 {
 	struct nn_shape in = batch_of(&layer->in, cell->batch);
 	struct nn_shape out = batch_of(&layer->out, cell->batch);
+	const struct nn_ops *ops = net->nn->ops;
 	struct image_error *e = &net->error;
 	psgd_status status;
 
-	status = nn_inner(net->nn, forward_pass(cell), &in, &out, NULL, &cell->forward, e);
+	status = ops->inner(net->nn, forward_pass(cell), &in, &out, NULL, &cell->forward, e);
 	if (!status && cell->train)
-		status = nn_inner(
+		status = ops->inner(
 			net->nn, NN_BACK_PARAMS, &in, &out, cell->forward, &cell->back_params, e);
 	if (!status && cell->train && wants_data(layer))
-		status = nn_inner(
+		status = ops->inner(
 			net->nn, NN_BACK_DATA, &in, &out, cell->forward, &cell->back_data, e);
 	return status;
 }
@@ -58,15 +59,16 @@ static psgd_status conv_prepare(
 	struct nn_shape in = batch_of(&layer->in, cell->batch);
 	struct nn_shape out = batch_of(&layer->out, cell->batch);
 	const struct nn_window *window = &layer->window;
+	const struct nn_ops *ops = net->nn->ops;
 	struct image_error *e = &net->error;
 	psgd_status status;
 
-	status = nn_conv(net->nn, forward_pass(cell), &in, &out, window, NULL, &cell->forward, e);
+	status = ops->conv(net->nn, forward_pass(cell), &in, &out, window, NULL, &cell->forward, e);
 	if (!status && cell->train)
-		status = nn_conv(net->nn, NN_BACK_PARAMS, &in, &out, window, cell->forward,
+		status = ops->conv(net->nn, NN_BACK_PARAMS, &in, &out, window, cell->forward,
 			&cell->back_params, e);
 	if (!status && cell->train && wants_data(layer))
-		status = nn_conv(net->nn, NN_BACK_DATA, &in, &out, window, cell->forward,
+		status = ops->conv(net->nn, NN_BACK_DATA, &in, &out, window, cell->forward,
 			&cell->back_data, e);
 	return status;
 }
@@ -81,15 +83,16 @@ static psgd_status norm_prepare(
 	struct net *net, const struct net_layer *layer, struct net_cell *cell)
 {
 	struct nn_shape in = batch_of(&layer->in, cell->batch);
+	const struct nn_ops *ops = net->nn->ops;
 	struct image_error *e = &net->error;
 	psgd_status status;
 
 	if (norm_syncs(net, cell))
 		return PSGD_OK;
-	status = nn_norm(net->nn, forward_pass(cell), &in, layer->relu, NORM_EPSILON, NULL,
+	status = ops->norm(net->nn, forward_pass(cell), &in, layer->relu, NORM_EPSILON, NULL,
 		&cell->forward, e);
 	if (!status && cell->train)
-		status = nn_norm(net->nn, NN_BACK_DATA, &in, layer->relu, NORM_EPSILON,
+		status = ops->norm(net->nn, NN_BACK_DATA, &in, layer->relu, NORM_EPSILON,
 			cell->forward, &cell->back_params, e);
 	return status;
 }
@@ -99,13 +102,14 @@ static psgd_status pool_prepare(
 {
 	struct nn_shape in = batch_of(&layer->in, cell->batch);
 	struct nn_shape out = batch_of(&layer->out, cell->batch);
+	const struct nn_ops *ops = net->nn->ops;
 	struct image_error *e = &net->error;
 	psgd_status status;
 
-	status = nn_pool(net->nn, forward_pass(cell), &in, &out, &layer->window, layer->average,
+	status = ops->pool(net->nn, forward_pass(cell), &in, &out, &layer->window, layer->average,
 		NULL, &cell->forward, e);
 	if (!status && cell->train && wants_data(layer))
-		status = nn_pool(net->nn, NN_BACK_DATA, &in, &out, &layer->window, layer->average,
+		status = ops->pool(net->nn, NN_BACK_DATA, &in, &out, &layer->window, layer->average,
 			cell->forward, &cell->back_data, e);
 	return status;
 }
@@ -121,7 +125,7 @@ static psgd_status linear_forward(
 			[NN_DST] = cell->y}};
 
 	(void)running;
-	return nn_run(net->nn, cell->forward, &data, &net->error);
+	return net->nn->ops->run(net->nn, cell->forward, &data, &net->error);
 }
 
 static psgd_status linear_back_params(
@@ -133,7 +137,7 @@ static psgd_status linear_back_params(
 			[NN_DIFF_WEIGHTS] = grad(net, layer, 0),
 			[NN_DIFF_BIAS] = layer->n_tensors > 1 ? grad(net, layer, 1) : NULL}};
 
-	return nn_run(net->nn, cell->back_params, &data, &net->error);
+	return net->nn->ops->run(net->nn, cell->back_params, &data, &net->error);
 }
 
 static psgd_status linear_back_data(
@@ -143,16 +147,22 @@ static psgd_status linear_back_data(
 				       [NN_WEIGHTS] = param(net, layer, 0),
 				       [NN_DIFF_SRC] = cell->dx}};
 
-	return nn_run(net->nn, cell->back_data, &data, &net->error);
+	return net->nn->ops->run(net->nn, cell->back_data, &data, &net->error);
 }
 
-/* Running variance is unbiased, as in PyTorch; the batch's own is not. */
+float layer_unbias(const struct net_layer *layer, const struct net_cell *cell, unsigned n_workers)
+{
+	int64_t n = n_workers * cell->batch * layer->in.h * layer->in.w;
+
+	return n > 1 ? (float)n / (float)(n - 1) : 1.0f;
+}
+
 void layer_track(const struct net_layer *layer, const struct net_cell *cell, unsigned n_workers,
 	float *running)
 {
-	int64_t channels = layer->in.c, n = n_workers * cell->batch * layer->in.h * layer->in.w;
-	float *mean = running + layer->running, *variance = mean + channels;
-	float unbias = n > 1 ? (float)n / (float)(n - 1) : 1.0f;
+	int64_t channels = layer->in.c;
+	float *mean = running, *variance = mean + channels;
+	float unbias = layer_unbias(layer, cell, n_workers);
 
 	for (int64_t i = 0; i < channels; i++) {
 		/* A step whose gradients are left out leaves nothing here, either. */
@@ -178,10 +188,14 @@ static psgd_status norm_forward(
 
 	if (norm_syncs(net, cell))
 		return norm_sync_forward(net, layer, cell, running);
-	status = nn_run(net->nn, cell->forward, &data, &net->error);
-	if (!status && cell->train)
-		layer_track(layer, cell, 1, running);
-	return status;
+	status = net->nn->ops->run(net->nn, cell->forward, &data, &net->error);
+	if (status || !cell->train)
+		return status;
+	if (net->nn->device)
+		return net->nn->device->track(net->nn, mean, cell->mean, cell->variance,
+			(size_t)layer->in.c, layer_unbias(layer, cell, 1), &net->error);
+	layer_track(layer, cell, 1, mean);
+	return PSGD_OK;
 }
 
 static psgd_status norm_back_params(
@@ -199,7 +213,7 @@ static psgd_status norm_back_params(
 
 	if (norm_syncs(net, cell))
 		return norm_sync_backward(net, layer, cell);
-	return nn_run(net->nn, cell->back_params, &data, &net->error);
+	return net->nn->ops->run(net->nn, cell->back_params, &data, &net->error);
 }
 
 static psgd_status pool_forward(
@@ -209,7 +223,7 @@ static psgd_status pool_forward(
 
 	(void)layer;
 	(void)running;
-	return nn_run(net->nn, cell->forward, &data, &net->error);
+	return net->nn->ops->run(net->nn, cell->forward, &data, &net->error);
 }
 
 static psgd_status pool_back_data(
@@ -218,7 +232,7 @@ static psgd_status pool_back_data(
 	struct nn_data data = {.at = {[NN_DIFF_DST] = cell->dy, [NN_DIFF_SRC] = cell->dx}};
 
 	(void)layer;
-	return nn_run(net->nn, cell->back_data, &data, &net->error);
+	return net->nn->ops->run(net->nn, cell->back_data, &data, &net->error);
 }
 
 /*
@@ -247,8 +261,10 @@ static psgd_status relu_forward(
 	size_t n = net_values(&layer->out, cell->batch);
 	const lanes zero = {0};
 
-	(void)net;
 	(void)running;
+	if (net->nn->device)
+		return net->nn->device->relu(
+			net->nn, cell->y, cell->x[0], cell->x[1], n, &net->error);
 	for (size_t i = 0; i < n; i += LANES) {
 		lanes sum = sum_at(cell->x[0], cell->x[1], i);
 
@@ -264,7 +280,9 @@ static psgd_status relu_back_data(
 	size_t n = net_values(&layer->out, cell->batch);
 	const lanes zero = {0};
 
-	(void)net;
+	if (net->nn->device)
+		return net->nn->device->relu_back(
+			net->nn, cell->dx, cell->part[0], cell->part[1], cell->y, n, &net->error);
 	for (size_t i = 0; i < n; i += LANES) {
 		lanes sum = sum_at(cell->part[0], cell->part[1], i);
 
@@ -273,10 +291,14 @@ static psgd_status relu_back_data(
 	return PSGD_OK;
 }
 
-void layer_sum(float *out, const float *a, const float *b, size_t n)
+psgd_status layer_combine(
+	struct net *net, float *out, const float *a, const float *b, float scale, size_t n)
 {
+	if (net->nn->device)
+		return net->nn->device->combine(net->nn, out, a, b, scale, n, &net->error);
 	for (size_t i = 0; i < n; i += LANES)
-		*(lanes *)(out + i) = sum_at(a, b, i);
+		*(lanes *)(out + i) = sum_at(a, b, i) * scale;
+	return PSGD_OK;
 }
 
 const struct layer_kind layer_dense = {.keeps_x = true,

@@ -28,11 +28,16 @@ struct layer_kind {
 /* layer_relu adds first, when it has two inputs. */
 extern const struct layer_kind layer_dense, layer_conv, layer_norm, layer_relu, layer_pool;
 
-/* Moves running statistics towards cell's, which are of the batches of n_workers workers. */
+/* Moves a layer's running statistics, of the host, towards cell's, which are of the batches of
+ * n_workers workers. */
 void layer_track(const struct net_layer *layer, const struct net_cell *cell, unsigned n_workers,
 	float *running);
 
-/* out = a + b; out may be one of them. All are padded as net_padded says. */
-void layer_sum(float *out, const float *a, const float *b, size_t n);
+/* A running variance is unbiased, as in PyTorch; the batch's own is not. */
+float layer_unbias(const struct net_layer *layer, const struct net_cell *cell, unsigned n_workers);
+
+/* out = (a + b) * scale; b may be NULL, out one of them. All are padded as net_padded says. */
+psgd_status layer_combine(
+	struct net *net, float *out, const float *a, const float *b, float scale, size_t n);
 
 #endif

@@ -264,26 +264,47 @@ static void check_uses(struct net *net)
 	free(uses);
 }
 
+static psgd_status view_both_end(struct net *net, float *params, float *running, psgd_status status)
+{
+	bool good = !status;
+	psgd_status ended[2] = {
+		nn_view_end(net->nn, params, net->params, net->n_params, good, &net->error),
+		nn_view_end(net->nn, running, net->running, net->n_running, good, &net->error)};
+
+	return status ? status : ended[0] ? ended[0] : ended[1];
+}
+
+static psgd_status init_values(struct net *net, uint64_t seed)
+{
+	float *params = NULL, *running = NULL;
+	psgd_status status = nn_view(net->nn, net->params, net->n_params, &params, &net->error);
+
+	if (!status)
+		status = nn_view(net->nn, net->running, net->n_running, &running, &net->error);
+	for (size_t i = 0; !status && i < net->n_tensors; i++)
+		tensor_init(&net->tensor[i], params + net->tensor[i].offset,
+			rng_key(seed, RNG_PARAMETERS, i));
+	for (size_t i = 0; !status && i < net->n_layers; i++) {
+		const struct net_layer *layer = &net->layer[i];
+
+		for (int64_t c = 0; layer->kind->statistics && c < layer->in.c; c++)
+			running[layer->running + (size_t)(layer->in.c + c)] = 1.0f;
+	}
+	return view_both_end(net, params, running, status);
+}
+
 psgd_status net_end(struct net *net, uint64_t seed)
 {
 	check_uses(net);
 	if (net->status || !net->nn)
 		return net->status;
-	net->params = net_alloc(net->n_params);
-	net->grads = net_alloc(net->n_params);
-	net->running = net_alloc(net->n_running);
+	net->params = nn_alloc(net->nn, net->n_params);
+	net->grads = nn_alloc(net->nn, net->n_params);
+	net->running = nn_alloc(net->nn, net->n_running);
 	if (!net->params || !net->grads || !net->running)
-		return image_fail(&net->error, PSGD_ERR_NOMEM, "out of memory");
-	for (size_t i = 0; i < net->n_tensors; i++)
-		tensor_init(&net->tensor[i], net->params + net->tensor[i].offset,
-			rng_key(seed, RNG_PARAMETERS, i));
-	for (size_t i = 0; i < net->n_layers; i++) {
-		const struct net_layer *layer = &net->layer[i];
-
-		for (int64_t c = 0; layer->kind->statistics && c < layer->in.c; c++)
-			net->running[layer->running + (size_t)(layer->in.c + c)] = 1.0f;
-	}
-	return PSGD_OK;
+		return image_fail(&net->error, PSGD_ERR_NOMEM,
+			"out of memory for %zu parameters and their gradients", net->n_params);
+	return init_values(net, seed);
 }
 
 size_t net_sync_values(const struct net *net)
@@ -304,7 +325,7 @@ psgd_status net_sync(struct net *net, net_sync_fn sync, void *user, unsigned n_w
 		return PSGD_OK;
 	/* Channels are taken some at a time. */
 	room = net_padded(most) + NORM_TILE;
-	norm->mean = net_alloc(7 * room);
+	norm->mean = net_alloc(11 * room);
 	norm->sum = calloc(2 * room, sizeof(double));
 	if (!norm->mean || !norm->sum)
 		return image_fail(&net->error, PSGD_ERR_NOMEM, "out of memory");
@@ -314,6 +335,8 @@ psgd_status net_sync(struct net *net, net_sync_fn sync, void *user, unsigned n_w
 	norm->dy_mean = norm->shift + room;
 	norm->slope = norm->dy_mean + room;
 	norm->values = norm->slope + room;
+	norm->params = norm->values + 2 * room;
+	norm->running = norm->params + 2 * room;
 	for (unsigned isa = 0; norm_rows_of(isa); isa++)
 		norm->rows = norm_rows_of(isa);
 	net->sync = sync;
@@ -332,17 +355,67 @@ void net_free(struct net *net)
 	}
 	free(net->layer);
 	free(net->tensor);
-	free(net->params);
-	free(net->grads);
-	free(net->running);
+	if (net->nn) {
+		nn_free(net->nn, net->params);
+		nn_free(net->nn, net->grads);
+		nn_free(net->nn, net->running);
+	}
 	free(net->norm.mean);
 	free(net->norm.sum);
 	*net = (struct net){0};
 }
 
-psgd_status net_forward(struct net *net, struct net_plan *plan, float *running)
+static size_t n_outputs(const struct net *net, const struct net_plan *plan)
+{
+	return net_values(
+		net->n_layers ? &net->layer[net->n_layers - 1].out : &net->in, plan->batch);
+}
+
+psgd_status net_load(struct net *net, struct net_plan *plan)
+{
+	psgd_status status;
+
+	if (!plan->feed)
+		return PSGD_OK;
+	status = net->nn->device->feed_load(net->nn, plan->feed, &plan->input, &net->error);
+	if (!status)
+		plan->n_loaded++;
+	return status;
+}
+
+void net_unload(struct net *net, struct net_plan *plan)
+{
+	if (plan->feed)
+		net->nn->device->feed_drop(net->nn, plan->feed);
+	plan->n_loaded = 0;
+}
+
+static psgd_status take_input(struct net *net, struct net_plan *plan)
 {
 	psgd_status status = PSGD_OK;
+
+	if (!plan->feed)
+		return PSGD_OK;
+	if (plan->n_loaded == 0)
+		status = net_load(net, plan);
+	if (!status)
+		status = net->nn->device->feed_take(net->nn, plan->feed, plan->first, &net->error);
+	if (!status)
+		plan->n_loaded--;
+	return status;
+}
+
+psgd_status net_output(struct net *net, struct net_plan *plan)
+{
+	if (!net->nn->device)
+		return PSGD_OK;
+	return net->nn->device->download(
+		net->nn, plan->output, plan->last, n_outputs(net, plan), &net->error);
+}
+
+psgd_status net_forward(struct net *net, struct net_plan *plan, float *running)
+{
+	psgd_status status = take_input(net, plan);
 
 	for (size_t i = 0; !status && i < net->n_layers; i++)
 		status = net->layer[i].kind->forward(
@@ -354,14 +427,17 @@ psgd_status net_backward(struct net *net, struct net_plan *plan, net_grads_fn on
 {
 	psgd_status status = PSGD_OK;
 
+	if (net->nn->device)
+		status = net->nn->device->send(
+			net->nn, plan->diff, plan->diff_start, n_outputs(net, plan), &net->error);
 	for (size_t i = net->n_layers; !status && i-- > 0;) {
 		const struct net_layer *layer = &net->layer[i];
 		struct net_cell *cell = &plan->cell[i];
 
 		if (cell->part[1] && !layer->kind->elementwise)
-			layer_sum(cell->dy, cell->part[0], cell->part[1],
+			status = layer_combine(net, cell->dy, cell->part[0], cell->part[1], 1.0f,
 				net_values(&layer->out, cell->batch));
-		if (layer->kind->back_params)
+		if (!status && layer->kind->back_params)
 			status = layer->kind->back_params(net, layer, cell);
 		if (!status && layer->n_tensors > 0 && on_grads)
 			status = on_grads(user, layer);

@@ -7,8 +7,7 @@
 #ifndef IMAGE_NET_H
 #define IMAGE_NET_H
 
-#include "dnnl.h"
-#include "norm_rows.h"
+#include "nn.h"
 
 #include <psgd/types.h>
 
@@ -54,21 +53,29 @@ struct net_cell {
 	bool train;
 	struct nn_op *forward, *back_data, *back_params;
 	float *x[NET_MAX_INPUTS], *y;
-	float *mean, *variance; /* of a norm: of this batch */
+	float *mean, *variance; /* of a norm: of this batch; if it syncs, the host's */
 	float *part[2];		/* of y's gradient, one from each layer that takes y; or NULL */
 	float *dy;		/* their sum */
 	float *dx;		/* NULL: not wanted */
 };
 
-/* The net for one batch size. All its values share one block of memory. */
+/*
+ * The net for one batch size. All its values share one block of memory. What the caller fills and
+ * reads is the host's; on an engine with memory of its own it is elsewhere than what the net has.
+ */
 struct net_plan {
 	int64_t batch;
 	bool train;
+	struct nn *nn;
 	float *memory;
 	size_t n_values;   /* of memory */
 	float *input;	   /* to be filled by the caller; batch x h x w x c */
 	float *output;	   /* batch x classes */
 	float *diff_start; /* where the gradient of the output goes, after the forward pass */
+	float *first, *last, *diff; /* the same three, of the engine */
+	float *statistics;	    /* of norms that sync, where the arena is not the host's */
+	struct nn_feed *feed;	    /* NULL: input is first */
+	unsigned n_loaded;	    /* batches that no forward pass has taken */
 	size_t n_cells;
 	struct net_cell *cell; /* one of each layer */
 	struct net_plan *next;
@@ -82,6 +89,8 @@ struct norm_scratch {
 	double *sum, *product;
 	float *mean, *scale, *shift, *dy_mean, *slope;
 	float *values; /* two of each channel */
+	float *params; /* of an engine's: the two tensors of a norm, as they lie in the net */
+	float *running;
 	norm_rows_fn rows;
 };
 
@@ -147,8 +156,20 @@ size_t net_sync_values(const struct net *net);
 struct net_plan *net_prepare(struct net *net, int64_t batch, bool train);
 void net_plan_free(struct net_plan *plan); /* net_free does it */
 
-/* running: statistics that a plan that does not train uses; NULL: the net's. */
+/*
+ * What plan->input has is on its way from now on, for the forward pass after those that are under
+ * way, and plan->input is the place of the next batch: one batch ahead of a forward pass. Only on
+ * an engine with memory of its own; others have their batch in the net's memory.
+ */
+psgd_status net_load(struct net *net, struct net_plan *plan);
+void net_unload(struct net *net, struct net_plan *plan); /* batches that were not taken */
+
+/* running: statistics that a plan that does not train uses; NULL: the net's. Takes what has been
+ * loaded, or else loads plan->input. */
 psgd_status net_forward(struct net *net, struct net_plan *plan, float *running);
+
+/* Waits until plan->output has the result of the last forward pass. */
+psgd_status net_output(struct net *net, struct net_plan *plan);
 
 /*
  * From plan->diff_start down, once after each forward pass: gradients take the place of values

@@ -59,6 +59,37 @@ static void clear_sums(struct norm_scratch *scratch, size_t channels)
 	memset(scratch->product, 0, (channels + NORM_TILE) * sizeof(double));
 }
 
+/* One of the loops over the layer's activations. */
+static psgd_status run_loop(struct net *net, const struct net_layer *layer,
+	const struct net_cell *cell, enum norm_loop loop, const struct norm_rows *all)
+{
+	struct nn_shape shape = layer->in;
+	struct norm_strips strips;
+
+	shape.n = cell->batch;
+	if (net->nn->device)
+		return net->nn->device->norm_loop(net->nn, loop, &shape, all, &net->error);
+	strips = strips_of(net, layer, cell);
+	net->norm.rows(loop, &strips, all);
+	return PSGD_OK;
+}
+
+/* The norm's parameters for the host: scales, and at *shifts what is added. */
+static psgd_status read_params(
+	struct net *net, const struct net_layer *layer, const float **scales, const float **shifts)
+{
+	const struct net_tensor *tensor = &net->tensor[layer->first_tensor];
+	const float *params = net->params + tensor[0].offset;
+	size_t behind = tensor[1].offset - tensor[0].offset;
+
+	*scales = net->nn->device ? net->norm.params : params;
+	*shifts = *scales + behind;
+	if (!net->nn->device)
+		return PSGD_OK;
+	return nn_download(
+		net->nn, net->norm.params, params, behind + tensor[1].count, &net->error);
+}
+
 /* A mean so many deviations from where moments were taken costs their f32 sums digits. */
 #define FAR 8.0
 
@@ -66,18 +97,19 @@ static void clear_sums(struct norm_scratch *scratch, size_t channels)
  * Mean and variance of all workers' batches, by the moments about scratch->mean. *far: they should
  * be taken about the mean that has been found. The same on all workers, to the bit.
  */
-static psgd_status moments(struct net *net, const struct net_layer *layer, struct net_cell *cell,
-	const struct norm_strips *strips, bool *far)
+static psgd_status moments(
+	struct net *net, const struct net_layer *layer, struct net_cell *cell, bool *far)
 {
 	struct norm_scratch *scratch = &net->norm;
-	size_t channels = strips->channels;
+	size_t channels = (size_t)layer->in.c;
 	struct norm_rows all = rows_of(scratch, layer, cell);
 	psgd_status status;
 
 	*far = false;
 	clear_sums(scratch, channels);
-	net->norm.rows(NORM_MOMENTS, strips, &all);
-	status = sum_up(net, channels, (size_t)(cell->batch * layer->in.h * layer->in.w));
+	status = run_loop(net, layer, cell, NORM_MOMENTS, &all);
+	if (!status)
+		status = sum_up(net, channels, (size_t)(cell->batch * layer->in.h * layer->in.w));
 	for (size_t c = 0; !status && c < channels; c++) {
 		double shift = scratch->values[c];
 		double variance = scratch->values[channels + c] - shift * shift;
@@ -93,73 +125,115 @@ static psgd_status moments(struct net *net, const struct net_layer *layer, struc
 }
 
 /* scale and shift of y = (x - mean) * scale + shift. */
-static void coefficients(
+static psgd_status coefficients(
 	struct net *net, const struct net_layer *layer, const struct net_cell *cell)
 {
-	const float *gamma = net->params + net->tensor[layer->first_tensor].offset;
-	const float *beta = net->params + net->tensor[layer->first_tensor + 1].offset;
 	struct norm_scratch *scratch = &net->norm;
+	const float *gamma, *beta;
+	psgd_status status = read_params(net, layer, &gamma, &beta);
 
-	for (int64_t c = 0; c < layer->in.c; c++) {
+	for (int64_t c = 0; !status && c < layer->in.c; c++) {
 		scratch->mean[c] = cell->mean[c];
 		scratch->scale[c] =
 			(float)(gamma[c] / sqrt((double)cell->variance[c] + (double)NORM_EPSILON));
 		scratch->shift[c] = beta[c];
 	}
+	return status;
+}
+
+/* The layer's running statistics for the host. */
+static psgd_status read_running(
+	struct net *net, const struct net_layer *layer, float *running, float **out)
+{
+	*out = running + layer->running;
+	if (!net->nn->device)
+		return PSGD_OK;
+	*out = net->norm.running;
+	return nn_download(net->nn, net->norm.running, running + layer->running,
+		2 * (size_t)layer->in.c, &net->error);
+}
+
+static psgd_status track(struct net *net, const struct net_layer *layer, struct net_cell *cell,
+	float *held, float *running)
+{
+	layer_track(layer, cell, net->n_workers, held);
+	if (!net->nn->device)
+		return PSGD_OK;
+	return nn_upload(
+		net->nn, running + layer->running, held, 2 * (size_t)layer->in.c, &net->error);
 }
 
 psgd_status norm_sync_forward(
 	struct net *net, const struct net_layer *layer, struct net_cell *cell, float *running)
 {
-	struct norm_strips strips = strips_of(net, layer, cell);
 	struct norm_scratch *scratch = &net->norm;
 	struct norm_rows all = rows_of(scratch, layer, cell);
+	size_t channels = (size_t)layer->in.c;
 	bool far = false;
-	psgd_status status;
+	float *held;
+	psgd_status status = read_running(net, layer, running, &held);
 
-	/* About the running means, which all workers have alike; one bad batch may have spoilt
-	 * them. */
-	for (size_t c = 0; c < strips.channels; c++) {
-		float mean = running[layer->running + c];
-
-		scratch->mean[c] = isfinite(mean) ? mean : 0.0f;
-	}
-	status = moments(net, layer, cell, &strips, &far);
-	if (!status && far) {
-		memcpy(scratch->mean, cell->mean, strips.channels * sizeof(float));
-		status = moments(net, layer, cell, &strips, &far);
-	}
 	if (status)
 		return status;
-	coefficients(net, layer, cell);
+	/* About the running means, which all workers have alike; one bad batch may have spoilt
+	 * them. */
+	for (size_t c = 0; c < channels; c++)
+		scratch->mean[c] = isfinite(held[c]) ? held[c] : 0.0f;
+	status = moments(net, layer, cell, &far);
+	if (!status && far) {
+		memcpy(scratch->mean, cell->mean, channels * sizeof(float));
+		status = moments(net, layer, cell, &far);
+	}
+	if (!status)
+		status = coefficients(net, layer, cell);
+	if (status)
+		return status;
 	all.out = cell->y;
-	net->norm.rows(NORM_APPLY, &strips, &all);
-	layer_track(layer, cell, net->n_workers, running);
-	return PSGD_OK;
+	status = run_loop(net, layer, cell, NORM_APPLY, &all);
+	return status ? status : track(net, layer, cell, held, running);
+}
+
+/* The gradients of the norm's two tensors, from the sums over the own batch. */
+static psgd_status write_grads(
+	struct net *net, const struct net_layer *layer, const struct net_cell *cell)
+{
+	const struct net_tensor *tensor = &net->tensor[layer->first_tensor];
+	const struct norm_scratch *scratch = &net->norm;
+	float *grads = net->grads + tensor[0].offset;
+	size_t behind = tensor[1].offset - tensor[0].offset, channels = (size_t)layer->in.c;
+	float *out = net->nn->device ? scratch->params : grads;
+
+	for (size_t c = 0; c < channels; c++) {
+		double variance = (double)cell->variance[c] + (double)NORM_EPSILON;
+
+		out[c] = (float)(scratch->product[c] / sqrt(variance));
+		out[behind + c] = (float)scratch->sum[c];
+	}
+	if (!net->nn->device)
+		return PSGD_OK;
+	/* What lies between the two is padding, and 0. */
+	for (size_t i = channels; i < behind; i++)
+		out[i] = 0.0f;
+	return nn_upload(net->nn, grads, out, behind + channels, &net->error);
 }
 
 psgd_status norm_sync_backward(
 	struct net *net, const struct net_layer *layer, struct net_cell *cell)
 {
-	float *d_gamma = net->grads + net->tensor[layer->first_tensor].offset;
-	float *d_beta = net->grads + net->tensor[layer->first_tensor + 1].offset;
-	struct norm_strips strips = strips_of(net, layer, cell);
 	struct norm_scratch *scratch = &net->norm;
 	struct norm_rows all = rows_of(scratch, layer, cell);
-	size_t channels = strips.channels;
-	psgd_status status;
+	size_t channels = (size_t)layer->in.c;
+	psgd_status status = coefficients(net, layer, cell);
 
-	coefficients(net, layer, cell);
+	if (status)
+		return status;
 	clear_sums(scratch, channels);
 	all.dy = cell->dy;
-	net->norm.rows(NORM_PRODUCTS, &strips, &all);
-	for (size_t c = 0; c < channels; c++) {
-		double variance = (double)cell->variance[c] + (double)NORM_EPSILON;
-
-		d_gamma[c] = (float)(scratch->product[c] / sqrt(variance));
-		d_beta[c] = (float)scratch->sum[c];
-	}
-	status = sum_up(net, channels, (size_t)(cell->batch * layer->in.h * layer->in.w));
+	status = run_loop(net, layer, cell, NORM_PRODUCTS, &all);
+	if (!status)
+		status = write_grads(net, layer, cell);
+	if (!status)
+		status = sum_up(net, channels, (size_t)(cell->batch * layer->in.h * layer->in.w));
 	if (status)
 		return status;
 	for (size_t c = 0; c < channels; c++) {
@@ -168,6 +242,5 @@ psgd_status norm_sync_backward(
 			scratch->values[channels + c] / (cell->variance[c] + NORM_EPSILON);
 	}
 	all.out = cell->dx;
-	net->norm.rows(NORM_SPREAD, &strips, &all);
-	return PSGD_OK;
+	return run_loop(net, layer, cell, NORM_SPREAD, &all);
 }

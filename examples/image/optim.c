@@ -24,3 +24,18 @@ void optim_step(const struct psgd_config_training *training, double rate, float 
 		params[i] -= lr * b;
 	}
 }
+
+psgd_status optim_net(
+	struct net *net, const struct psgd_config_training *training, double rate, float *buffer)
+{
+	const struct nn_sgd sgd = {.rate = (float)rate,
+		.momentum = (float)training->momentum,
+		.decay = (float)training->weight_decay,
+		.nesterov = training->nesterov};
+
+	if (net->nn->device)
+		return net->nn->device->sgd(
+			net->nn, &sgd, net->params, net->grads, buffer, net->n_params, &net->error);
+	optim_step(training, rate, net->params, net->grads, buffer, net->n_params);
+	return PSGD_OK;
+}

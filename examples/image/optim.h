@@ -2,6 +2,8 @@
 #ifndef IMAGE_OPTIM_H
 #define IMAGE_OPTIM_H
 
+#include "net.h"
+
 #include <psgd/experiment/config.h>
 
 /*
@@ -12,5 +14,9 @@
  */
 void optim_step(const struct psgd_config_training *training, double rate, float *restrict params,
 	const float *restrict grads, float *restrict buffer, size_t n);
+
+/* That step of all parameters of a net, wherever they are; so is the buffer. */
+psgd_status optim_net(
+	struct net *net, const struct psgd_config_training *training, double rate, float *buffer);
 
 #endif

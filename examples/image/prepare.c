@@ -195,12 +195,12 @@ static psgd_status plan_place(struct draft *draft, struct net_plan *plan)
 	const struct net *net = draft->net;
 
 	plan->n_values = arena_place(draft->buffer, draft->n_buffers);
-	plan->memory = net_alloc(plan->n_values);
+	plan->memory = nn_alloc(net->nn, plan->n_values);
 	if (!plan->memory)
 		return PSGD_ERR_NOMEM;
-	plan->input = place(draft, plan, draft->value[0].id);
-	plan->output = place(draft, plan, draft->value[net->n_layers].id);
-	plan->diff_start = place(draft, plan, draft->diff_start);
+	plan->first = plan->input = place(draft, plan, draft->value[0].id);
+	plan->last = plan->output = place(draft, plan, draft->value[net->n_layers].id);
+	plan->diff = plan->diff_start = place(draft, plan, draft->diff_start);
 	for (size_t i = 0; i < net->n_layers; i++) {
 		const struct cell_ids *ids = &draft->cell[i];
 		struct net_cell *cell = &plan->cell[i];
@@ -234,6 +234,48 @@ static psgd_status plan_memory(struct net *net, struct net_plan *plan)
 	return status;
 }
 
+/* Of an engine with memory of its own: what the caller fills and reads is the host's. */
+static psgd_status plan_host(struct net *net, struct net_plan *plan)
+{
+	struct nn_shape in = net->in;
+	size_t outputs = net_values(
+		net->n_layers ? &net->layer[net->n_layers - 1].out : &net->in, plan->batch);
+
+	if (!net->nn->device)
+		return PSGD_OK;
+	plan->input = plan->diff_start = NULL;
+	plan->output = nn_host_alloc(net->nn, outputs);
+	if (plan->train)
+		plan->diff_start = nn_host_alloc(net->nn, outputs);
+	if (!plan->output || (plan->train && !plan->diff_start))
+		return image_fail(
+			&net->error, PSGD_ERR_NOMEM, "out of memory that the device can reach");
+	in.n = plan->batch;
+	return net->nn->device->feed_open(net->nn, &in, &plan->feed, &plan->input, &net->error);
+}
+
+/* And the host computes the statistics of norms that sync. */
+static psgd_status plan_statistics(struct net *net, struct net_plan *plan)
+{
+	float *next;
+
+	if (!net->nn->device || !net->sync || !plan->train)
+		return PSGD_OK;
+	next = plan->statistics = net_alloc(net->n_running + 2 * NORM_TILE * net->n_layers);
+	if (!next)
+		return PSGD_ERR_NOMEM;
+	for (size_t i = 0; i < net->n_layers; i++) {
+		size_t channels = net_padded((size_t)net->layer[i].in.c);
+
+		if (!net->layer[i].kind->statistics)
+			continue;
+		plan->cell[i].mean = next;
+		plan->cell[i].variance = next + channels;
+		next += 2 * channels;
+	}
+	return PSGD_OK;
+}
+
 static bool fits(const struct net *net, int64_t batch)
 {
 	for (size_t i = 0; i <= net->n_layers; i++) {
@@ -262,13 +304,20 @@ static psgd_status plan_ops(struct net *net, struct net_plan *plan)
 
 void net_plan_free(struct net_plan *plan)
 {
+	if (plan->feed)
+		plan->nn->device->feed_close(plan->nn, plan->feed);
 	for (size_t i = 0; i < plan->n_cells; i++) {
 		nn_op_free(plan->cell[i].back_data);
 		nn_op_free(plan->cell[i].back_params);
 		nn_op_free(plan->cell[i].forward);
 	}
+	if (plan->nn->device) {
+		nn_host_free(plan->nn, plan->output == plan->last ? NULL : plan->output);
+		nn_host_free(plan->nn, plan->diff_start == plan->diff ? NULL : plan->diff_start);
+	}
+	free(plan->statistics);
 	free(plan->cell);
-	free(plan->memory);
+	nn_free(plan->nn, plan->memory);
 	free(plan);
 }
 
@@ -282,12 +331,13 @@ struct net_plan *net_prepare(struct net *net, int64_t batch, bool train)
 	plan = calloc(1, sizeof(*plan));
 	if (!plan)
 		goto nomem;
-	*plan = (struct net_plan){.batch = batch, .train = train};
+	*plan = (struct net_plan){.batch = batch, .train = train, .nn = net->nn};
 	plan->cell = calloc(net->n_layers ? net->n_layers : 1, sizeof(*plan->cell));
-	if (!plan->cell || !fits(net, batch) || plan_memory(net, plan))
+	if (!plan->cell || !fits(net, batch) || plan_memory(net, plan) ||
+		plan_statistics(net, plan))
 		goto nomem;
 	plan->n_cells = net->n_layers;
-	if (plan_ops(net, plan)) {
+	if (plan_host(net, plan) || plan_ops(net, plan)) {
 		net_plan_free(plan);
 		return NULL;
 	}

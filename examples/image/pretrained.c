@@ -79,7 +79,7 @@ static psgd_status take(struct source *source, const char *name, uint32_t n_dims
 
 /* The statistics of a norm, whose weight's name they share. */
 static psgd_status take_running(
-	struct source *source, struct net *net, const struct net_layer *layer)
+	struct source *source, const struct net *net, const struct net_layer *layer, float *running)
 {
 	static const char *const parts[] = {"running_mean", "running_var"};
 	const char *weight = net->tensor[layer->first_tensor].name;
@@ -87,7 +87,7 @@ static psgd_status take_running(
 	psgd_status status = PSGD_OK;
 
 	for (size_t i = 0; !status && i < 2; i++) {
-		float *out = net->running + layer->running + i * (size_t)layer->in.c;
+		float *out = running + layer->running + i * (size_t)layer->in.c;
 		char name[NET_NAME_BYTES + 16];
 
 		(void)snprintf(name, sizeof(name), "%.*s%s", stem, weight, parts[i]);
@@ -140,25 +140,40 @@ static psgd_status check_rest(const struct source *source, const struct net *net
 	return PSGD_OK;
 }
 
-psgd_status pretrained_load(struct net *net, const char *path, struct image_error *error)
+/* params, running: the net's, for the host. */
+static psgd_status take_all(
+	struct source *source, const struct net *net, float *params, float *running)
 {
-	struct source source = {.path = path, .error = error};
-	psgd_status status =
-		psgd_safetensors_open(path, &source.file, error->text, sizeof(error->text));
+	psgd_status status = PSGD_OK;
 
-	if (status)
-		return status;
 	for (size_t i = 0; !status && i < net->n_tensors; i++) {
 		const struct net_tensor *tensor = &net->tensor[i];
 
-		status = take(&source, tensor->name, tensor->n_dims, tensor->dims,
-			net->params + tensor->offset, -INFINITY);
+		status = take(source, tensor->name, tensor->n_dims, tensor->dims,
+			params + tensor->offset, -INFINITY);
 	}
 	for (size_t i = 0; !status && i < net->n_layers; i++)
 		if (net->layer[i].kind->statistics)
-			status = take_running(&source, net, &net->layer[i]);
+			status = take_running(source, net, &net->layer[i], running);
+	return status ? status : check_rest(source, net);
+}
+
+psgd_status pretrained_load(struct net *net, const char *path, struct image_error *error)
+{
+	struct source source = {.path = path, .error = error};
+	float *params = NULL, *running = NULL;
+	psgd_status ended[2], status = psgd_safetensors_open(
+				      path, &source.file, error->text, sizeof(error->text));
+
+	if (status)
+		return status;
+	status = nn_view(net->nn, net->params, net->n_params, &params, error);
 	if (!status)
-		status = check_rest(&source, net);
+		status = nn_view(net->nn, net->running, net->n_running, &running, error);
+	if (!status)
+		status = take_all(&source, net, params, running);
 	psgd_safetensors_close(&source.file);
-	return status;
+	ended[0] = nn_view_end(net->nn, params, net->params, net->n_params, !status, error);
+	ended[1] = nn_view_end(net->nn, running, net->running, net->n_running, !status, error);
+	return status ? status : ended[0] ? ended[0] : ended[1];
 }

@@ -7,38 +7,66 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "ahead.h"
 #include "optim.h"
 
 #define MAX_NONFINITE_STEPS 10
 
-uint64_t step_params_hash(const struct net *net)
+/* Of as many values as there are parameters. */
+static psgd_status hash_values(struct trainer *t, float *values, uint64_t *out)
 {
-	uint64_t hash = XXH3_64bits(net->params, net->n_params * sizeof(float));
+	size_t n = t->net.n_params;
+	float *view;
+	psgd_status status = nn_view(t->nn, values, n, &view, t->error);
 
-	return hash ? hash : 1;
+	if (status)
+		return status;
+	*out = XXH3_64bits(view, n * sizeof(float));
+	return nn_view_end(t->nn, view, values, n, false, t->error);
 }
 
-uint64_t step_state_hash(const struct trainer *t)
+psgd_status step_params_hash(struct trainer *t, uint64_t *out)
 {
-	const uint64_t parts[] = {step_params_hash(&t->net),
-		XXH3_64bits(t->momentum, t->net.n_params * sizeof(float)), t->iteration, t->epoch,
-		t->batch};
+	psgd_status status = hash_values(t, t->net.params, out);
 
-	return XXH3_64bits(parts, sizeof(parts));
+	if (!status && *out == 0)
+		*out = 1;
+	return status;
 }
 
-/* Forward, loss, backward; of the step's last batch buckets leave while backward goes on. */
-static psgd_status compute(struct trainer *t, uint64_t epoch, size_t i, struct loss *loss)
+psgd_status step_state_hash(struct trainer *t, uint64_t *out)
 {
-	psgd_status status =
-		loader_train(&t->loader, epoch, i, t->plan->input, t->labels, t->error);
+	uint64_t parts[] = {0, 0, t->iteration, t->epoch, t->batch};
+	psgd_status status = step_params_hash(t, &parts[0]);
+
+	if (!status)
+		status = hash_values(t, t->momentum, &parts[1]);
+	*out = XXH3_64bits(parts, sizeof(parts));
+	return status;
+}
+
+/*
+ * Forward, loss, backward; of the step's last batch buckets leave while backward goes on. The next
+ * batch, if there is one, is made while a device computes.
+ */
+static psgd_status compute(
+	struct trainer *t, uint64_t epoch, size_t i, bool more, struct loss *loss)
+{
+	psgd_status status = ahead_take(t, epoch, i);
 
 	if (status)
 		return status;
 	t->net.error.text[0] = 0;
 	status = net_forward(&t->net, t->plan, NULL);
+	if (!status && more) {
+		status = ahead_load(t, epoch, i + 1);
+		if (status)
+			return status;
+	}
+	if (!status)
+		status = net_output(&t->net, t->plan);
 	if (!status) {
-		loss_add(loss, t->plan->output, t->labels, t->loader.sampler.batch,
+		loss_add(loss, t->plan->output, t->ahead.labels, t->loader.sampler.batch,
 			t->config->model.num_classes, t->plan->diff_start);
 		status = net_backward(&t->net, t->plan, accumulate_on_grads, &t->accumulate);
 	}
@@ -54,7 +82,8 @@ static psgd_status compute_all(struct trainer *t, const struct step *step, struc
 	accumulate_begin(&t->accumulate, step->n_batches);
 	buckets_begin(&t->buckets);
 	for (size_t i = 0; !status && i < step->n_batches; i++)
-		status = compute(t, step->epoch, step->first + i, loss);
+		status = compute(t, step->epoch, step->first + i,
+			i + 1 < step->n_batches || step->more, loss);
 	return status;
 }
 
@@ -65,10 +94,10 @@ static psgd_status compute_all(struct trainer *t, const struct step *step, struc
 static psgd_status update(struct trainer *t, double rate, const struct psgd_report *report)
 {
 	if (!report->n_nonfinite) {
+		psgd_status status = optim_net(&t->net, &t->config->training, rate, t->momentum);
+
 		t->nonfinite_steps = 0;
-		optim_step(&t->config->training, rate, t->net.params, t->net.grads, t->momentum,
-			t->net.n_params);
-		return PSGD_OK;
+		return status ? image_fail(t->error, status, "%s", t->net.error.text) : PSGD_OK;
 	}
 	if (++t->nonfinite_steps < MAX_NONFINITE_STEPS)
 		return PSGD_OK;
@@ -92,7 +121,9 @@ psgd_status step_run(
 	info.epoch_end = step->epoch_end;
 	/* The optimizer has not run yet: these are the parameters that the step began with. */
 	if (check_every && !step->trial && t->iteration % check_every == 0)
-		info.param_hash = step_params_hash(&t->net);
+		status = step_params_hash(t, &info.param_hash);
+	if (status)
+		return status;
 	status = psgd_session_finish_step(t->session, &info, report);
 	if (status)
 		return trainer_fail(t, status, "step");

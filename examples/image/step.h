@@ -9,6 +9,7 @@ struct step {
 	size_t first, n_batches; /* of the epoch; their gradients' mean makes the step */
 	double learning_rate;
 	bool epoch_end;
+	bool more;  /* the batch after these will be the first of the next step */
 	bool trial; /* of a calibration: parameters are not compared */
 };
 
@@ -21,9 +22,9 @@ psgd_status step_run(struct trainer *trainer, const struct step *step, struct lo
 	struct psgd_report *report);
 
 /* Of the parameters. Never 0, which a session takes for "not given". */
-uint64_t step_params_hash(const struct net *net);
+psgd_status step_params_hash(struct trainer *trainer, uint64_t *out);
 
 /* Of all that the workers must hold alike when a step begins. */
-uint64_t step_state_hash(const struct trainer *trainer);
+psgd_status step_state_hash(struct trainer *trainer, uint64_t *out);
 
 #endif

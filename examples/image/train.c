@@ -24,6 +24,21 @@ psgd_status trainer_fail(struct trainer *trainer, psgd_status status, const char
 		reason[0] ? reason : psgd_status_text(status));
 }
 
+psgd_status trainer_share(struct trainer *t, float *values, size_t n, const char *what)
+{
+	float *view;
+	psgd_status status, ended;
+
+	if (n == 0)
+		return PSGD_OK;
+	status = nn_view(t->nn, values, n, &view, t->error);
+	if (status)
+		return status;
+	status = psgd_session_broadcast(t->session, view, n * sizeof(float), 0);
+	ended = nn_view_end(t->nn, view, values, n, !status, t->error);
+	return status ? trainer_fail(t, status, what) : ended;
+}
+
 /* A net_sync_fn; user: struct trainer. */
 static psgd_status sync_over_workers(void *user, float *values, size_t n)
 {
@@ -57,11 +72,11 @@ static psgd_status build_net(struct trainer *t)
 static psgd_status alloc_buffers(struct trainer *t)
 {
 	t->labels = calloc(loader_largest(&t->loader), sizeof(*t->labels));
-	t->momentum = calloc(t->net.n_params, sizeof(float));
-	t->worker0_running = calloc(t->net.n_running + 1, sizeof(float));
+	t->momentum = nn_alloc(t->nn, t->net.n_params);
+	t->worker0_running = nn_alloc(t->nn, t->net.n_running);
 	if (!t->labels || !t->momentum || !t->worker0_running)
 		return image_fail(t->error, PSGD_ERR_NOMEM, "out of memory");
-	return PSGD_OK;
+	return ahead_init(&t->ahead, t->loader.sampler.batch, t->error);
 }
 
 /* Worker 0's parameters and statistics; a checkpoint's come later and are the worker's own. */
@@ -74,12 +89,11 @@ static psgd_status share_first(struct trainer *t)
 		status = pretrained_load(&t->net, model->weights, t->error);
 	if (status)
 		return status;
-	status = psgd_session_broadcast(
-		t->session, t->net.params, t->net.n_params * sizeof(float), 0);
-	if (!status && t->net.n_running > 0)
-		status = psgd_session_broadcast(
-			t->session, t->net.running, t->net.n_running * sizeof(float), 0);
-	return status ? trainer_fail(t, status, "broadcast of the first parameters") : PSGD_OK;
+	status = trainer_share(
+		t, t->net.params, t->net.n_params, "broadcast of the first parameters");
+	return status ? status
+		      : trainer_share(t, t->net.running, t->net.n_running,
+				"broadcast of the first statistics");
 }
 
 static psgd_status open_session(struct trainer *t)
@@ -127,8 +141,11 @@ static void trainer_finish(struct trainer *t)
 	calibration_finish(&t->calibration);
 	accumulate_finish(&t->accumulate);
 	buckets_finish(&t->buckets);
-	free(t->worker0_running);
-	free(t->momentum);
+	ahead_finish(&t->ahead);
+	if (t->nn) {
+		nn_free(t->nn, t->worker0_running);
+		nn_free(t->nn, t->momentum);
+	}
 	free(t->labels);
 	net_free(&t->net);
 	nn_close(&t->nn);
@@ -196,7 +213,8 @@ static psgd_status train_step(struct trainer *t, double rate)
 		.first = t->batch,
 		.n_batches = left < each ? left : each,
 		.learning_rate = rate,
-		.epoch_end = left <= each};
+		.epoch_end = left <= each,
+		.more = left > each && t->iteration + 1 < t->total_iterations};
 	struct loss loss = {0};
 	psgd_status status = psgd_stack_begin_step(t->stack, t->iteration);
 
@@ -275,10 +293,13 @@ static psgd_status train_epoch(struct trainer *t)
 /* Training has worked only if every worker holds the same parameters, to the bit. */
 static psgd_status compare_params(struct trainer *t)
 {
-	uint64_t hash = step_params_hash(&t->net);
+	uint64_t hash;
 	char text[128];
-	psgd_status status = psgd_session_agree(t->session, hash);
+	psgd_status status = step_params_hash(t, &hash);
 
+	if (status)
+		return status;
+	status = psgd_session_agree(t->session, hash);
 	if (status)
 		return trainer_fail(t, status, "parameters at the end of training");
 	if (t->launch->worker > 0)

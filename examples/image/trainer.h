@@ -3,6 +3,7 @@
 #define IMAGE_TRAINER_H
 
 #include "accumulate.h"
+#include "ahead.h"
 #include "buckets.h"
 #include "calibration.h"
 #include "loader.h"
@@ -34,7 +35,8 @@ struct trainer {
 	struct buckets buckets;
 	struct accumulate accumulate;
 	struct calibration calibration;
-	uint16_t *labels; /* of a batch, of training or evaluation */
+	struct ahead ahead; /* batches of training */
+	uint16_t *labels;   /* of a batch of evaluation */
 	float *momentum;
 	float *worker0_running; /* worker 0's batch norm statistics, for evaluation */
 
@@ -44,7 +46,8 @@ struct trainer {
 	size_t batch;	  /* of the epoch */
 	uint64_t samples; /* of all workers, so far */
 	uint64_t total_iterations;
-	unsigned nonfinite_steps; /* in a row, up to now */
+	unsigned nonfinite_steps;  /* in a row, up to now */
+	uint64_t gpu_memory_bytes; /* when it was last asked for */
 	struct epoch_sums sums;
 };
 
@@ -60,6 +63,9 @@ struct evaluation {
  * workers call it together.
  */
 psgd_status evaluate(struct trainer *trainer, struct evaluation *out);
+
+/* Worker 0's n values, of the engine, for all workers. n may be 0. */
+psgd_status trainer_share(struct trainer *trainer, float *values, size_t n, const char *what);
 
 /* Turns a failure of a library call into a line with the library's own reason. */
 psgd_status trainer_fail(struct trainer *trainer, psgd_status status, const char *what);
