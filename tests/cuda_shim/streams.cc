@@ -82,6 +82,12 @@ Clock::time_point want_by_itself(Streams &s, Clock::time_point now)
 	return next;
 }
 
+bool polls(const Streams &s, Clock::time_point now)
+{
+	return std::any_of(s.all.begin(), s.all.end(),
+		[&](const std::shared_ptr<CUstream_st> &stream) { return now < stream->again; });
+}
+
 std::shared_ptr<CUstream_st> choose(Streams &s, Clock::time_point now)
 {
 	std::shared_ptr<CUstream_st> chosen;
@@ -157,7 +163,9 @@ void run_streams(Streams &s)
 			run_one(s, lock, *stream, access);
 			continue;
 		}
-		access.reset();
+		/* Opening and closing takes too long for each call of a poll. */
+		if (settings().lazy || !polls(s, now))
+			access.reset();
 		s.work.wait_until(lock, next);
 	}
 }
