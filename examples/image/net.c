@@ -1,4 +1,4 @@
-/* A net: its layers and tensors, forward and backward. SPDX-License-Identifier: MIT */
+/* A net: its layers and tensors. SPDX-License-Identifier: MIT */
 #include "net.h"
 
 #include <math.h>
@@ -363,86 +363,4 @@ void net_free(struct net *net)
 	free(net->norm.mean);
 	free(net->norm.sum);
 	*net = (struct net){0};
-}
-
-static size_t n_outputs(const struct net *net, const struct net_plan *plan)
-{
-	return net_values(
-		net->n_layers ? &net->layer[net->n_layers - 1].out : &net->in, plan->batch);
-}
-
-psgd_status net_load(struct net *net, struct net_plan *plan)
-{
-	psgd_status status;
-
-	if (!plan->feed)
-		return PSGD_OK;
-	status = net->nn->device->feed_load(net->nn, plan->feed, &plan->input, &net->error);
-	if (!status)
-		plan->n_loaded++;
-	return status;
-}
-
-void net_unload(struct net *net, struct net_plan *plan)
-{
-	if (plan->feed)
-		net->nn->device->feed_drop(net->nn, plan->feed);
-	plan->n_loaded = 0;
-}
-
-static psgd_status take_input(struct net *net, struct net_plan *plan)
-{
-	psgd_status status = PSGD_OK;
-
-	if (!plan->feed)
-		return PSGD_OK;
-	if (plan->n_loaded == 0)
-		status = net_load(net, plan);
-	if (!status)
-		status = net->nn->device->feed_take(net->nn, plan->feed, plan->first, &net->error);
-	if (!status)
-		plan->n_loaded--;
-	return status;
-}
-
-psgd_status net_output(struct net *net, struct net_plan *plan)
-{
-	if (!net->nn->device)
-		return PSGD_OK;
-	return net->nn->device->download(
-		net->nn, plan->output, plan->last, n_outputs(net, plan), &net->error);
-}
-
-psgd_status net_forward(struct net *net, struct net_plan *plan, float *running)
-{
-	psgd_status status = take_input(net, plan);
-
-	for (size_t i = 0; !status && i < net->n_layers; i++)
-		status = net->layer[i].kind->forward(
-			net, &net->layer[i], &plan->cell[i], running ? running : net->running);
-	return status;
-}
-
-psgd_status net_backward(struct net *net, struct net_plan *plan, net_grads_fn on_grads, void *user)
-{
-	psgd_status status = PSGD_OK;
-
-	if (net->nn->device)
-		status = net->nn->device->send(
-			net->nn, plan->diff, plan->diff_start, n_outputs(net, plan), &net->error);
-	for (size_t i = net->n_layers; !status && i-- > 0;) {
-		const struct net_layer *layer = &net->layer[i];
-		struct net_cell *cell = &plan->cell[i];
-
-		if (cell->part[1] && !layer->kind->elementwise)
-			status = layer_combine(net, cell->dy, cell->part[0], cell->part[1], 1.0f,
-				net_values(&layer->out, cell->batch));
-		if (!status && layer->kind->back_params)
-			status = layer->kind->back_params(net, layer, cell);
-		if (!status && layer->n_tensors > 0 && on_grads)
-			status = on_grads(user, layer);
-		if (!status && cell->dx && layer->kind->back_data)
-			status = layer->kind->back_data(net, layer, cell);
-	}
-	return status;
 }
