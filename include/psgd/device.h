@@ -26,7 +26,7 @@ struct psgd_device_ops {
 	psgd_status (*zero)(void *self, void *dst, size_t bytes, psgd_stream stream);
 	const struct psgd_kernels *kernels;
 	void (*destroy)(void *self);
-	/* Which kernels it runs, for reports: "avx512"; static. NULL: it does not say. */
+	/* Which kernels it runs: "avx512"; lasts as long as the device. NULL: it does not say. */
 	const char *(*variant)(void *self);
 	/*
 	 * An asynchronous device has all that follow. What takes a stream is done in the stream's
