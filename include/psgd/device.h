@@ -40,12 +40,12 @@ struct psgd_device_ops {
 	psgd_status (*stream_finish)(void *self, psgd_stream stream);
 	/* What comes into the stream from now on runs after what `event` was recorded behind. */
 	psgd_status (*stream_wait)(void *self, psgd_stream stream, psgd_event event);
-	/* Calls fn(user) from a thread of the driver's when the stream gets there. fn must not call
-	 * the device. */
+	/* Calls fn(user) from a thread of the driver's when the stream gets there; if the device
+	 * fails, perhaps never. fn must not call the device. */
 	psgd_status (*stream_call)(
 		void *self, psgd_stream stream, void (*fn)(void *user), void *user);
 	psgd_status (*event_create)(void *self, psgd_event *out);
-	void (*event_destroy)(void *self, psgd_event event); /* NULL is fine */
+	void (*event_destroy)(void *self, psgd_event event); /* NULL, or one not reached, is fine */
 	psgd_status (*event_record)(void *self, psgd_event event, psgd_stream stream);
 	/* OK: what it was recorded behind is done, or it was never recorded. PENDING. Or DEVICE. */
 	psgd_status (*event_test)(void *self, psgd_event event);

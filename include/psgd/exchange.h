@@ -33,8 +33,11 @@ PSGD_API psgd_status psgd_exchange_begin_finish(psgd_session *session,
  * for its kind (its notify is NULL), then call again. Which kinds come: all-reduces of F64 always;
  * the compressor's rounds, which are all-reduces of F32 in ours, and may be all-gathers in others;
  * broadcasts of U8 with a controller.
- * PENDING: not its turn; an earlier exchange must be advanced first. OK: done.
- * A failure is the session's too.
+ * PENDING: not its turn, an earlier exchange must be advanced first; or an asynchronous device is
+ * not through with it: call again, and meanwhile advance others. OK: done.
+ * On an asynchronous device the messages of rounds are its memory, ready in the order of
+ * out->stream, and what is in that order before the next call is in time; all others are the
+ * host's memory. A failure is the session's too; gradients may be in use until psgd_exchange_end.
  */
 PSGD_API psgd_status psgd_exchange_next(psgd_exchange *exchange, struct psgd_collective *out);
 

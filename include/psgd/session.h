@@ -14,8 +14,9 @@ typedef struct psgd_session psgd_session;
 
 enum psgd_session_flags {
 	PSGD_SESSION_NO_OVERLAP = 1 << 0, /* work starts in finish_step: for comparison */
-	PSGD_SESSION_GRAD_NORM = 1 << 1,  /* report.grad_norm; one more pass over the gradients */
-	PSGD_SESSION_GRAD_SUM = 1 << 2 /* report.grad_sum_norm at the end of an epoch, worker 0 */
+	PSGD_SESSION_GRAD_NORM = 1 << 1, /* report.grad_norm; one more pass; waits for the device */
+	PSGD_SESSION_GRAD_SUM =
+		1 << 2 /* report.grad_sum_norm after an epoch, worker 0; waits too */
 };
 
 /* All pointers are borrowed until the session is closed. */
@@ -48,9 +49,10 @@ struct psgd_step_info {
 /*
  * What a step was. Times in ns. The driver thread's time is partitioned:
  * step = compute + exposed_encode + exposed_wire + exposed_decode + sync, where an exposed part is
- * time in which the thread waited in this library, named after what the progress thread did then;
- * exposed_wire is all the rest of the waiting (the wire, and peers that were not there yet). The
- * messages of psgd_session_sync are in sync_* and sent_bytes alone.
+ * time in which the thread waited in this library, named after what the progress thread, or an
+ * asynchronous device, did then; exposed_wire is all the rest of the waiting (the wire, and peers
+ * that were not there yet). While such a device has yet to come to a bucket's `ready`, it is
+ * compute. The messages of psgd_session_sync are in sync_* and sent_bytes alone.
  */
 struct psgd_report {
 	size_t size;
@@ -83,12 +85,11 @@ struct psgd_memory {
 };
 
 /*
- * Opens a session over `tensors` (copied). No message is sent. Sessions in one process do not
- * know of each other. One thread drives a session at a time; psgd_session_abort and
- * psgd_session_error may be called by any.
- * On success *out is the caller's, ended by psgd_session_close; on failure NULL.
+ * Opens a session over `tensors` (copied). No message is sent. Sessions in one process do not know
+ * of each other. One thread drives a session at a time; psgd_session_abort and psgd_session_error
+ * may be called by any. On success *out is the caller's, ended by psgd_session_close; else NULL.
  * Errors: INVALID (no tensor, id twice, bad shape or dtype, unknown flags), NOMEM, UNSUPPORTED,
- * STATE (the compressor is another session's).
+ * STATE (the compressor is another session's), DEVICE.
  */
 PSGD_API psgd_status psgd_session_open(const struct psgd_tensor *tensors, size_t n_tensors,
 	const struct psgd_session_options *options, psgd_session **out);
@@ -105,7 +106,7 @@ PSGD_API psgd_status psgd_session_begin_step(psgd_session *session);
  * the bucket is done, and are the mean over the workers then; the bucket struct is copied. Every
  * worker submits the same buckets in the same order. ready: stream that the values are ready on.
  * On failure nothing was started. Errors: INVALID (unknown id, NULL data, twice in this step),
- * STATE (a session without a transport), NOMEM, or the failure that the session already has.
+ * STATE (a session without a transport), NOMEM, DEVICE, or the failure that the session has.
  */
 PSGD_API psgd_status psgd_session_submit(psgd_session *session, const struct psgd_bucket *bucket,
 	psgd_stream ready, psgd_ticket *out);
@@ -116,10 +117,9 @@ PSGD_API psgd_status psgd_session_wait(
 
 /*
  * Waits for all buckets of the step, fills *report (may be NULL), and lets the controller prepare
- * the ranks of the next step, which goes on while the trainer computes.
- * Errors: INVALID and UNSUPPORTED (the size of info or report, a field of info that this library
- * does not know): nothing has changed. Any failure of the step: the session is failed then, and
- * gradients are undefined.
+ * the ranks of the next step, which goes on while the trainer computes. Errors: INVALID and
+ * UNSUPPORTED (the size of info or report, a field of info that this library does not know):
+ * nothing has changed. Any failure of the step: the session has failed, gradients are undefined.
  */
 PSGD_API psgd_status psgd_session_finish_step(
 	psgd_session *session, const struct psgd_step_info *info, struct psgd_report *report);
@@ -128,6 +128,7 @@ PSGD_API psgd_status psgd_session_finish_step(
  * Adds up n values over the workers in the middle of a step; blocks; the same bits on all. In the
  * order of submits, on every worker alike; with NO_OVERLAP before all buckets. One worker: nothing
  * is sent. Errors: INVALID, STATE (no transport), NOMEM, or the session's: MISMATCH of n, named.
+ * What is in memory of an asynchronous device, here and below, must be there when it is called.
  */
 PSGD_API psgd_status psgd_session_sync(psgd_session *session, float *values, size_t n);
 

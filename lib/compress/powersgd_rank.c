@@ -38,10 +38,15 @@ void psgd__powersgd_free(struct psgd__powersgd *ps, float *memory, size_t values
 psgd_status psgd__powersgd_drain(const struct psgd__powersgd *ps)
 {
 	const struct psgd_device *device = ps->scope.device;
+	psgd_status status;
 
 	if (!PSGD__HAS(device->ops, stream_finish))
 		return PSGD_OK;
-	return device->ops->stream_finish(device->self, ps->scope.stream);
+	status = device->ops->stream_finish(device->self, ps->scope.stream);
+	/* A failure may be an earlier call's, told late, and then nothing was waited for. */
+	if (status < 0)
+		device->ops->stream_finish(device->self, ps->scope.stream);
+	return status;
 }
 
 /* Appends columns old .. cols - 1 behind the old ones, which are already in `q`. */

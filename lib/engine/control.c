@@ -416,6 +416,8 @@ psgd_status psgd__step_end(psgd_session *s, const struct psgd_step_info *info, i
 	}
 	pthread_mutex_unlock(&s->lock);
 
+	if (s->asynchronous)
+		psgd__record_straighten(&record);
 	psgd__record_report(&record, end_ns, &mine);
 	mine.step = s->step;
 	mine.grad_norm = s->options.flags & PSGD_SESSION_GRAD_NORM ? sqrt(record.sum_squares) : NAN;

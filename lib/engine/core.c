@@ -24,6 +24,14 @@ psgd_status psgd__session_fail(psgd_session *s, psgd_status status, const char *
 	return status;
 }
 
+psgd_status psgd__session_fail_as(psgd_session *s, psgd_status status)
+{
+	char text[sizeof(s->error)];
+
+	psgd__device_words(s, status, text, sizeof(text));
+	return psgd__session_fail(s, status, "%s", text);
+}
+
 psgd_status psgd__session_status(psgd_session *s)
 {
 	psgd_status status;
@@ -103,6 +111,7 @@ psgd_status psgd__exchange_new(psgd_session *s, enum psgd__kind kind, struct psg
 	x->session = s;
 	x->kind = kind;
 	x->is_control = kind != PSGD__BUCKET;
+	x->round.stream = s->stream;
 	return PSGD_OK;
 }
 
@@ -112,7 +121,9 @@ void psgd__exchange_free(struct psgd_exchange *x)
 		return;
 	psgd__control_free(&x->control);
 	psgd__message_release(x->session, x->memory);
+	psgd__device_release(x);
 	free(x->agreement);
+	free(x->spans);
 	free(x->grads);
 	free(x);
 }
@@ -137,11 +148,30 @@ static psgd_status check_bucket(psgd_session *s, const struct psgd_bucket *bucke
 	return PSGD_ERR_INVALID;
 }
 
-psgd_status psgd__bucket_new(
-	psgd_session *s, const struct psgd_bucket *bucket, struct psgd_exchange **out)
+/* The caller's gradients, and an event behind what makes them. */
+static psgd_status take_bucket(
+	struct psgd_exchange *x, const struct psgd_bucket *bucket, psgd_stream ready)
+{
+	psgd_session *s = x->session;
+
+	x->grads = psgd__calloc(bucket->n_grads, sizeof(*x->grads));
+	if (s->options.flags & PSGD_SESSION_GRAD_NORM)
+		x->spans = psgd__calloc(bucket->n_grads, sizeof(*x->spans));
+	if (!x->grads || ((s->options.flags & PSGD_SESSION_GRAD_NORM) && !x->spans))
+		return PSGD_ERR_NOMEM;
+	memcpy(x->grads, bucket->grads, bucket->n_grads * sizeof(*x->grads));
+	x->bucket = *bucket;
+	x->bucket.grads = x->grads;
+	PSGD__TRY(psgd__device_refuse(s, psgd__device_accept(x, ready)));
+	return check_bucket(s, &x->bucket);
+}
+
+psgd_status psgd__bucket_new(psgd_session *s, const struct psgd_bucket *bucket, psgd_stream ready,
+	struct psgd_exchange **out)
 {
 	struct psgd_bucket mine;
 	struct psgd_exchange *x;
+	psgd_status status;
 
 	*out = NULL;
 	if (!bucket)
@@ -151,17 +181,10 @@ psgd_status psgd__bucket_new(
 		return PSGD_ERR_INVALID;
 	PSGD__TRY(psgd__session_status(s));
 	PSGD__TRY(psgd__exchange_new(s, PSGD__BUCKET, &x));
-	x->grads = psgd__calloc(mine.n_grads, sizeof(*x->grads));
-	if (!x->grads) {
+	status = take_bucket(x, &mine, ready);
+	if (status < 0) {
 		psgd__exchange_free(x);
-		return PSGD_ERR_NOMEM;
-	}
-	memcpy(x->grads, mine.grads, mine.n_grads * sizeof(*x->grads));
-	x->bucket = mine;
-	x->bucket.grads = x->grads;
-	if (check_bucket(s, &x->bucket) < 0) {
-		psgd__exchange_free(x);
-		return PSGD_ERR_INVALID;
+		return status;
 	}
 	x->number = s->step_buckets++;
 	x->ticket = ++s->last_ticket;
@@ -218,6 +241,7 @@ static psgd_status take_tables(psgd_session *s)
 	if (!d->alloc || !d->free || !d->copy || !d->zero || !d->kernels || !c->attach ||
 		!c->detach || !c->plan || !c->run)
 		return PSGD_ERR_UNSUPPORTED;
+	PSGD__TRY(psgd__device_check(s));
 	if (s->controller.ops && (!r->needs || !r->decide))
 		return PSGD_ERR_UNSUPPORTED;
 	if (s->transport.ops && (!t->post || !t->test || !t->abort))
@@ -321,6 +345,7 @@ static psgd_status attach_compressor(psgd_session *s)
 		.device = &s->device,
 		.worker = s->worker,
 		.n_workers = s->n_workers,
+		.stream = s->stream,
 	};
 
 	PSGD__TRY(s->compressor.ops->attach(s->compressor.self, &scope));
@@ -366,6 +391,8 @@ psgd_status psgd__session_setup(const struct psgd_tensor *tensors, size_t n_tens
 	if (status >= 0)
 		status = copy_tensors(s, tensors, n_tensors);
 	if (status >= 0)
+		status = psgd__device_open(s);
+	if (status >= 0)
 		status = attach_compressor(s);
 	if (status >= 0)
 		status = psgd__observe_setup(s);
@@ -385,6 +412,7 @@ psgd_status psgd__session_setup(const struct psgd_tensor *tensors, size_t n_tens
 
 void psgd__session_teardown(psgd_session *s)
 {
+	psgd__device_quiet(s);
 	while (s->head) {
 		struct psgd_exchange *x = s->head;
 
@@ -406,6 +434,7 @@ void psgd__session_teardown(psgd_session *s)
 	free(s->seen);
 	if (s->attached)
 		s->compressor.ops->detach(s->compressor.self);
+	psgd__device_close(s);
 	psgd_compressor_destroy(&s->own_compressor);
 	psgd_device_destroy(&s->own_device);
 	psgd__index_finish(&s->index);

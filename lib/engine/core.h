@@ -41,6 +41,9 @@ struct psgd__record {
 	size_t n_waits, waits_capacity;
 	struct psgd__interval *syncs; /* the driver thread in psgd_session_sync */
 	size_t n_syncs, syncs_capacity;
+	/* From the submit of a bucket to when an asynchronous device had its gradients. */
+	struct psgd__interval *producing;
+	size_t n_producing, producing_capacity;
 	struct psgd_message_time *messages; /* of buckets, ns of this worker */
 	size_t n_messages, messages_capacity;
 	struct psgd_bucket_time *buckets; /* of this worker */
@@ -96,12 +99,22 @@ struct psgd_exchange {
 	/* PSGD__BUCKET */
 	struct psgd_bucket bucket;
 	struct psgd_grad *grads;
+	struct psgd__span *spans; /* of the gradients, when their norm is wanted */
 	struct psgd_plan plan;
 	struct psgd_round round;
 	void *memory; /* of all messages */
 	double *agreement;
 	size_t number; /* of the bucket in its step */
 	int64_t ready_ns, encode_ns, decode_ns;
+	/* Its work on an asynchronous device; see device.c. */
+	struct {
+		psgd_event ready;
+		psgd_event marks[2 * (PSGD_MAX_ROUNDS + 1)];
+		uint32_t n_marks;
+		bool watched;	 /* the progress thread will be called when `ready` is reached */
+		bool through;	 /* all of it is in the stream */
+		int64_t done_ns; /* when the stream was through with it; guarded */
+	} flow;
 
 	/* PSGD__CONTROL */
 	struct psgd__control control;
@@ -140,6 +153,12 @@ struct psgd_session {
 	uint64_t *shapes; /* hash of the dimensions of each tensor */
 	size_t n_tensors;
 	struct psgd__index index;
+	/* An asynchronous device's; see device.c. */
+	bool asynchronous, has_streams;
+	psgd_stream stream; /* of all work; NULL on other devices */
+	psgd_stream gate;   /* calls when gradients are ready */
+	psgd_event *events; /* that nothing uses; guarded, as are their numbers */
+	size_t n_events, events_capacity, events_made;
 	uint64_t *submitted_in; /* step + 1 in which a tensor was submitted last; driver thread */
 
 	pthread_mutex_t lock;
@@ -191,7 +210,7 @@ struct psgd_session {
 	uint32_t observed; /* what of the step that runs: LOCAL_SUM, ENTROPY */
 	float *local_sum;
 	double *local_norms;
-	float *samples; /* every sample_stride-th value */
+	float *samples; /* every sample_stride-th value; the host's memory */
 	size_t n_samples, sample_stride;
 	uint64_t samples_step; /* step + 1 that they are of */
 };
@@ -200,13 +219,16 @@ struct psgd_session {
 psgd_status psgd__session_fail(psgd_session *s, psgd_status status, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/* The same, in the device's own words when the failure is of the device, or of memory. */
+psgd_status psgd__session_fail_as(psgd_session *s, psgd_status status);
+
 /* The sticky status. Takes the lock. */
 psgd_status psgd__session_status(psgd_session *s);
 
 /* core.c */
 psgd_status psgd__exchange_new(psgd_session *s, enum psgd__kind kind, struct psgd_exchange **out);
-psgd_status psgd__bucket_new(
-	psgd_session *s, const struct psgd_bucket *bucket, struct psgd_exchange **out);
+psgd_status psgd__bucket_new(psgd_session *s, const struct psgd_bucket *bucket, psgd_stream ready,
+	struct psgd_exchange **out);
 void psgd__exchange_free(struct psgd_exchange *x);
 void psgd__queue_push(psgd_session *s, struct psgd_exchange *x);   /* takes the lock */
 void psgd__queue_remove(psgd_session *s, struct psgd_exchange *x); /* takes the lock */
@@ -230,6 +252,23 @@ psgd_status psgd__finish_exchange(struct psgd_exchange *x);
 
 /* Writes out what zeros in a compressor's plan mean. INVALID: *bad is a round that cannot be. */
 psgd_status psgd__plan_complete(struct psgd_plan *plan, uint32_t *bad);
+
+/* device.c: UNSUPPORTED: a table that is neither of an asynchronous device nor of another. */
+psgd_status psgd__device_check(psgd_session *s);
+psgd_status psgd__device_open(psgd_session *s);
+/* Waits until nothing of the session's is on its way on the device. */
+void psgd__device_quiet(psgd_session *s);
+void psgd__device_close(psgd_session *s);
+/* What a failed status means, in the device's words if it has any. */
+void psgd__device_words(psgd_session *s, psgd_status status, char *text, size_t bytes);
+/* A failure that leaves the session as it was: keeps the device's words, returns status. */
+psgd_status psgd__device_refuse(psgd_session *s, psgd_status status);
+psgd_status psgd__device_accept(struct psgd_exchange *x, psgd_stream ready); /* driver thread */
+psgd_status psgd__device_join(struct psgd_exchange *x);			     /* PENDING: not yet */
+psgd_status psgd__device_mark(struct psgd_exchange *x);	   /* before and after a run */
+psgd_status psgd__device_through(struct psgd_exchange *x); /* after the last one */
+psgd_status psgd__device_done(struct psgd_exchange *x);	   /* PENDING: not yet */
+void psgd__device_release(struct psgd_exchange *x);
 
 /* agree.c: memory for an agreement on x->signature, if there was none before; its two halves. */
 psgd_status psgd__agree_prepare(struct psgd_exchange *x);
@@ -261,7 +300,7 @@ void psgd__decision_ranks(psgd_session *s, struct psgd_decision *decision);
 psgd_status psgd__observe_setup(psgd_session *s);
 void psgd__observe_teardown(psgd_session *s);
 uint64_t psgd__observe_bytes(const psgd_session *s);
-/* Memory of the device, at zero. On failure nothing is held. */
+/* Memory of the device, at zero in the order of the session's stream. On failure: none. */
 psgd_status psgd__observe_zeros(psgd_session *s, size_t values, float **out);
 /* What the controller wants of own gradients in that step, with memory for it; between steps. */
 psgd_status psgd__observe_prepare(psgd_session *s, uint64_t step, uint32_t *needs);
@@ -291,6 +330,10 @@ void psgd__record_merge(struct psgd__record *record);
 int64_t psgd__record_behind(const struct psgd__record *record, int64_t until_ns);
 psgd_status psgd__record_sync(psgd_session *s, int64_t start_ns, int64_t end_ns);
 psgd_status psgd__record_bucket(struct psgd_exchange *x);
+/* When the device had the gradients, if that was after they were submitted. */
+psgd_status psgd__record_ready(struct psgd_exchange *x, int64_t ready_ns);
+/* Busy times of a device as one stream has them, and when it was at the trainer's own work. */
+void psgd__record_straighten(struct psgd__record *record);
 psgd_status psgd__record_transfer(struct psgd_exchange *x, const struct psgd_transfer *transfer);
 /* Times and bytes of a step that ends at end_ns; takes nothing from the record. */
 void psgd__record_report(

@@ -4,6 +4,7 @@
  *   ENCODE  run(0), as soon as possible: the wire may still be busy with earlier buckets
  *   AGREE   only for a signature that is used for the first time
  *   ROUNDS  hand out message i, take it back, run(i + 1)
+ *   SETTLE  once the device is through with the last run
  * Collectives leave in the order of the queue: an exchange hands out its first one only when the
  * exchange before it has handed out its last.
  */
@@ -12,7 +13,16 @@
 #include <math.h>
 #include <string.h>
 
-enum stage { PLAN = 0, ENCODE, AGREE_SEND, AGREE_CHECK, ROUND_SEND, ROUND_RUN, SIMPLE_CHECK };
+enum stage {
+	PLAN = 0,
+	ENCODE,
+	AGREE_SEND,
+	AGREE_CHECK,
+	ROUND_SEND,
+	ROUND_RUN,
+	SETTLE,
+	SIMPLE_CHECK
+};
 
 psgd_status psgd__hand_out(struct psgd_exchange *x, uint32_t kind, uint32_t dtype, void *data,
 	int64_t count, bool last)
@@ -49,6 +59,7 @@ psgd_status psgd__finish_exchange(struct psgd_exchange *x)
 	/* Now: when the exchange has left the queue, the driver thread may look at the blocks. */
 	psgd__message_release(x->session, x->memory);
 	x->memory = NULL;
+	psgd__device_release(x);
 	x->all_sent = true;
 	x->done = true;
 	return PSGD_OK;
@@ -153,7 +164,12 @@ static psgd_status run_round(struct psgd_exchange *x, uint32_t index)
 	int64_t start = psgd__now_ns(), end;
 
 	x->round.index = index;
+	PSGD__TRY(psgd__device_mark(x));
 	PSGD__TRY(s->compressor.ops->run(s->compressor.self, &x->round));
+	PSGD__TRY(psgd__device_mark(x));
+	/* It has only begun: its times are known when the bucket is done. */
+	if (s->asynchronous)
+		return PSGD_OK;
 	end = psgd__now_ns();
 	*(index ? &x->decode_ns : &x->encode_ns) += end - start;
 	return psgd__record_interval(s, index ? PSGD__DECODING : PSGD__ENCODING, start, end);
@@ -170,15 +186,20 @@ static psgd_status observe_gradients(struct psgd_exchange *x)
 
 	for (size_t i = 0; i < x->bucket.n_grads; i++) {
 		size_t at = psgd__index_find(&s->index, x->bucket.grads[i].id);
-		struct psgd__span span = {x->bucket.grads[i].data, s->counts[at]};
+		float *data = x->bucket.grads[i].data;
 
-		if (s->options.flags & PSGD_SESSION_GRAD_NORM)
-			PSGD__TRY(kernels->sum_squares(
-				s->device.self, &span, 1, &squares, x->round.stream));
+		if (x->spans)
+			x->spans[i] = (struct psgd__span){data, s->counts[at]};
 		if (sums)
-			PSGD__TRY(kernels->axpby(s->device.self, span.count, 1.0f, span.data, 1.0f,
+			PSGD__TRY(kernels->axpby(s->device.self, s->counts[at], 1.0f, data, 1.0f,
 				s->grad_sum + s->grad_sum_at[at], x->round.stream));
 	}
+	if (x->spans)
+		PSGD__TRY(kernels->sum_squares(
+			s->device.self, x->spans, x->bucket.n_grads, &squares, x->round.stream));
+	/* The gradients are the caller's again when the bucket is done. */
+	else if (sums && s->asynchronous)
+		PSGD__TRY(s->device.ops->stream_finish(s->device.self, s->stream));
 	pthread_mutex_lock(&s->lock);
 	s->record.sum_squares += squares;
 	s->record.n_nonfinite += x->round.nonfinite;
@@ -189,9 +210,25 @@ static psgd_status observe_gradients(struct psgd_exchange *x)
 	return PSGD_OK;
 }
 
+/* The gradients are there, and what the messages were is known. */
+static psgd_status settle(struct psgd_exchange *x)
+{
+	psgd_session *s = x->session;
+	psgd_status status = psgd__device_done(x);
+
+	if (status != PSGD_OK)
+		return status;
+	if (s->compressor.ops->settle)
+		s->compressor.ops->settle(s->compressor.self, &x->round);
+	PSGD__TRY(observe_gradients(x));
+	return psgd__finish_exchange(x);
+}
+
 static psgd_status advance_bucket(struct psgd_exchange *x, bool *worked)
 {
 	psgd_session *s = x->session;
+	const struct psgd_payload *round;
+	psgd_status status;
 
 	for (;;) {
 		uint32_t i = x->round.index;
@@ -204,40 +241,41 @@ static psgd_status advance_bucket(struct psgd_exchange *x, bool *worked)
 			x->stage = ENCODE;
 			break;
 		case ENCODE:
+			status = psgd__device_join(x);
+			if (status != PSGD_OK)
+				return status;
 			PSGD__TRY(psgd__observe_own(x));
 			PSGD__TRY(run_round(x, 0));
 			*worked = true;
 			x->stage = x->agreement ? AGREE_SEND : ROUND_SEND;
 			break;
 		case AGREE_SEND:
-			x->stage = AGREE_CHECK;
-			psgd_status agree = psgd__agree_send(x);
-			if (agree == PSGD_PENDING)
-				x->stage = AGREE_SEND;
-			return agree;
+			status = psgd__agree_send(x);
+			if (status == PSGD_WANT_COLLECTIVE)
+				x->stage = AGREE_CHECK;
+			return status;
 		case AGREE_CHECK:
 			PSGD__TRY(psgd__agree_check(x));
 			x->stage = ROUND_SEND;
 			break;
 		case ROUND_SEND:
-			x->stage = ROUND_RUN;
-			const struct psgd_payload *round = &x->plan.round[i];
-			psgd_status sent = psgd__hand_out(x, round->kind, round->dtype,
-				x->round.message[i], round->count, i + 1 == x->plan.n_rounds);
-			if (sent == PSGD_PENDING)
-				x->stage = ROUND_SEND;
-			return sent;
-		default:
+			round = &x->plan.round[i];
+			status = psgd__hand_out(x, round->kind, round->dtype, x->round.message[i],
+				round->count, i + 1 == x->plan.n_rounds);
+			if (status == PSGD_WANT_COLLECTIVE)
+				x->stage = ROUND_RUN;
+			return status;
+		case ROUND_RUN:
 			PSGD__TRY(run_round(x, i + 1));
 			*worked = true;
-			if (i + 1 < x->plan.n_rounds) {
-				x->stage = ROUND_SEND;
+			x->stage = ROUND_SEND;
+			if (i + 1 < x->plan.n_rounds)
 				break;
-			}
-			if (PSGD__HAS(s->compressor.ops, settle))
-				s->compressor.ops->settle(s->compressor.self, &x->round);
-			PSGD__TRY(observe_gradients(x));
-			return psgd__finish_exchange(x);
+			PSGD__TRY(psgd__device_through(x));
+			x->stage = SETTLE;
+			break;
+		default:
+			return settle(x);
 		}
 	}
 }
@@ -305,7 +343,7 @@ psgd_status psgd__exchange_advance(struct psgd_exchange *x, bool *worked)
 		break;
 	}
 	if (status < 0)
-		psgd__session_fail(x->session, status, "%s", psgd_status_text(status));
+		psgd__session_fail_as(x->session, status);
 	return status;
 }
 
@@ -317,8 +355,7 @@ psgd_status psgd_exchange_begin(
 	*out = NULL;
 	if (s->transport.ops)
 		return PSGD_ERR_STATE;
-	PSGD__TRY(psgd__bucket_new(s, bucket, out));
-	(*out)->round.stream = ready;
+	PSGD__TRY(psgd__bucket_new(s, bucket, ready, out));
 	(*out)->owned = true;
 	psgd__queue_push(s, *out);
 	return PSGD_OK;
@@ -359,7 +396,7 @@ psgd_status psgd_exchange_begin_finish(psgd_session *s, const struct psgd_step_i
 	}
 	/* The step has ended, and could not be ended again. */
 	if (status < 0)
-		return psgd__session_fail(s, status, "%s", psgd_status_text(status));
+		return psgd__session_fail_as(s, status);
 	control->owned = true;
 	*out = control;
 	return PSGD_OK;
@@ -440,6 +477,7 @@ void psgd_exchange_end(psgd_exchange **exchange)
 	if (!x->done) {
 		psgd__session_fail(
 			x->session, PSGD_ERR_STATE, "an exchange was ended before it was done");
+		psgd__device_quiet(x->session);
 		psgd__queue_remove(x->session, x);
 	}
 	psgd__exchange_free(x);

@@ -24,7 +24,7 @@ psgd_status psgd__observe_zeros(psgd_session *s, size_t values, float **out)
 	if (psgd__mul_overflows(values, sizeof(float), &bytes))
 		return PSGD_ERR_NOMEM;
 	PSGD__TRY(s->device.ops->alloc(s->device.self, bytes, &memory));
-	status = s->device.ops->zero(s->device.self, memory, bytes, NULL);
+	status = s->device.ops->zero(s->device.self, memory, bytes, s->stream);
 	if (status < 0)
 		s->device.ops->free(s->device.self, memory, bytes);
 	else
@@ -57,7 +57,8 @@ static psgd_status prepare_samples(psgd_session *s)
 {
 	s->sample_stride = (s->grad_sum_values + MOST_SAMPLES - 1) / MOST_SAMPLES;
 	s->n_samples = (s->grad_sum_values + s->sample_stride - 1) / s->sample_stride;
-	return psgd__observe_zeros(s, s->n_samples, &s->samples);
+	s->samples = psgd__calloc(s->n_samples, sizeof(*s->samples));
+	return s->samples ? PSGD_OK : PSGD_ERR_NOMEM;
 }
 
 psgd_status psgd__observe_prepare(psgd_session *s, uint64_t step, uint32_t *needs)
@@ -78,7 +79,8 @@ void psgd__observe_teardown(psgd_session *s)
 {
 	release(s, &s->grad_sum, s->grad_sum_values);
 	release(s, &s->local_sum, s->grad_sum_values);
-	release(s, &s->samples, s->n_samples);
+	free(s->samples);
+	s->samples = NULL;
 	free(s->local_norms);
 	s->local_norms = NULL;
 }
@@ -95,7 +97,8 @@ static psgd_status reset(psgd_session *s, float *sum)
 {
 	if (!sum)
 		return PSGD_OK;
-	return s->device.ops->zero(s->device.self, sum, s->grad_sum_values * sizeof(float), NULL);
+	return s->device.ops->zero(
+		s->device.self, sum, s->grad_sum_values * sizeof(float), s->stream);
 }
 
 psgd_status psgd__grad_sum_norm(psgd_session *s, double *out)
@@ -106,7 +109,8 @@ psgd_status psgd__grad_sum_norm(psgd_session *s, double *out)
 	*out = NAN;
 	if (!s->grad_sum)
 		return PSGD_OK;
-	PSGD__TRY(s->device.ops->kernels->sum_squares(s->device.self, &all, 1, &squares, NULL));
+	PSGD__TRY(
+		s->device.ops->kernels->sum_squares(s->device.self, &all, 1, &squares, s->stream));
 	*out = sqrt(squares);
 	return PSGD_OK;
 }
@@ -124,9 +128,10 @@ psgd_status psgd__local_sum_reset(psgd_session *s)
 }
 
 /* Every stride-th value of all tensors one after the other, whatever the buckets are. */
-static void sample(psgd_session *s, size_t at, const float *data, uint64_t step)
+static psgd_status sample(psgd_session *s, size_t at, const float *data, uint64_t step)
 {
-	size_t from = s->grad_sum_at[at], stride = s->sample_stride;
+	size_t from = s->grad_sum_at[at], stride = s->sample_stride, count = (size_t)s->counts[at];
+	size_t first = (stride - from % stride) % stride;
 
 	if (s->samples_step != step + 1) {
 		/* A tensor that is not submitted has none. */
@@ -134,8 +139,11 @@ static void sample(psgd_session *s, size_t at, const float *data, uint64_t step)
 			s->samples[i] = NAN;
 		s->samples_step = step + 1;
 	}
-	for (size_t i = (stride - from % stride) % stride; i < (size_t)s->counts[at]; i += stride)
-		s->samples[(from + i) / stride] = data[i];
+	if (first >= count)
+		return PSGD_OK;
+	return s->device.ops->kernels->sample(s->device.self, data + first, (int64_t)stride,
+		(int64_t)((count - first + stride - 1) / stride),
+		s->samples + (from + first) / stride, s->stream);
 }
 
 psgd_status psgd__observe_own(struct psgd_exchange *x)
@@ -153,7 +161,7 @@ psgd_status psgd__observe_own(struct psgd_exchange *x)
 		int finite = 1;
 
 		if (s->observed & PSGD_NEED_ENTROPY)
-			sample(s, at, grad->data, x->round.step);
+			PSGD__TRY(sample(s, at, grad->data, x->round.step));
 		if (!(s->observed & PSGD_NEED_LOCAL_SUM))
 			continue;
 		/* As with the sum of means: what is discarded must not spoil it. */
@@ -225,7 +233,7 @@ psgd_status psgd__observe_norms(psgd_session *s)
 		double squares = 0.0;
 
 		PSGD__TRY(s->device.ops->kernels->sum_squares(
-			s->device.self, &span, 1, &squares, NULL));
+			s->device.self, &span, 1, &squares, s->stream));
 		s->local_norms[i] = sqrt(squares);
 	}
 	return PSGD_OK;
@@ -239,12 +247,12 @@ static psgd_status iterate(psgd_session *s, const struct psgd__matrix *x, uint32
 	const struct psgd__panel q = {.data = x->q, .rows = x->m, .cols = x->r};
 	const struct psgd__fill fill = {.data = x->q, .rows = x->m, .cols = x->r, .tensor = tensor};
 
-	PSGD__TRY(k->fill(s->device.self, &fill, 1, SPECTRUM_SEED, NULL));
+	PSGD__TRY(k->fill(s->device.self, &fill, 1, SPECTRUM_SEED, s->stream));
 	for (int i = 0; i < ITERATIONS; i++) {
-		PSGD__TRY(k->orthonormalize(s->device.self, &q, 1, 0.0f, NULL));
-		PSGD__TRY(k->absorb_project(s->device.self, x, 1, NULL));
-		PSGD__TRY(k->orthonormalize(s->device.self, &p, 1, 0.0f, NULL));
-		PSGD__TRY(k->back_project(s->device.self, x, 1, NULL));
+		PSGD__TRY(k->orthonormalize(s->device.self, &q, 1, 0.0f, s->stream));
+		PSGD__TRY(k->absorb_project(s->device.self, x, 1, s->stream));
+		PSGD__TRY(k->orthonormalize(s->device.self, &p, 1, 0.0f, s->stream));
+		PSGD__TRY(k->back_project(s->device.self, x, 1, s->stream));
 	}
 	return PSGD_OK;
 }
@@ -259,11 +267,11 @@ static psgd_status residual(
 
 	product.g = copy;
 	PSGD__TRY(s->device.ops->copy(
-		s->device.self, copy, x->g, (size_t)span.count * sizeof(float), NULL));
-	PSGD__TRY(k->reconstruct(s->device.self, &product, 1, NULL));
-	PSGD__TRY(k->axpby(s->device.self, span.count, 1.0f, x->g, -1.0f, copy, NULL));
+		s->device.self, copy, x->g, (size_t)span.count * sizeof(float), s->stream));
+	PSGD__TRY(k->reconstruct(s->device.self, &product, 1, s->stream));
+	PSGD__TRY(k->axpby(s->device.self, span.count, 1.0f, x->g, -1.0f, copy, s->stream));
 	*rest = 0.0;
-	return k->sum_squares(s->device.self, &span, 1, rest, NULL);
+	return k->sum_squares(s->device.self, &span, 1, rest, s->stream);
 }
 
 /*
@@ -279,7 +287,7 @@ static psgd_status errors_of(psgd_session *s, const struct psgd__matrix *x, uint
 	double rest;
 
 	PSGD__TRY(iterate(s, x, tensor));
-	PSGD__TRY(k->leading(s->device.self, &q, x->r, turned, NULL));
+	PSGD__TRY(k->leading(s->device.self, &q, x->r, turned, s->stream));
 	PSGD__TRY(residual(s, x, copy, &rest));
 	for (uint32_t j = x->r; j-- > 0;) {
 		struct psgd__span column = {turned + (size_t)j * (size_t)x->m, x->m};
@@ -287,7 +295,7 @@ static psgd_status errors_of(psgd_session *s, const struct psgd__matrix *x, uint
 
 		if (j < n)
 			out[j] = sqrt(rest);
-		PSGD__TRY(k->sum_squares(s->device.self, &column, 1, &square, NULL));
+		PSGD__TRY(k->sum_squares(s->device.self, &column, 1, &square, s->stream));
 		rest += square;
 	}
 	return PSGD_OK;
@@ -324,6 +332,9 @@ psgd_status psgd__observe_errors(void *user, size_t i, uint32_t n, double *out)
 	x.p = memory;
 	x.q = memory + p;
 	status = errors_of(s, &x, s->tensors[i].id, memory + p + q, memory + p + 2 * q, n, out);
+	/* The last thing was waited for, when there was no failure. */
+	if (status < 0)
+		psgd__device_quiet(s);
 	release(s, &memory, values);
 	/* More columns than can be rotated: what is left there is no more than at the last one. */
 	for (uint64_t k = columns; k < n && k + 1 < side; k++)

@@ -35,6 +35,11 @@ static psgd_status fail_transport(psgd_session *s, psgd_status status)
 
 	if (s->transport.ops->error)
 		s->transport.ops->error(s->transport.self, text, sizeof(text));
+	if (!text[0] && status == PSGD_ERR_UNSUPPORTED && s->asynchronous)
+		psgd__text(text, sizeof(text),
+			"transport %s does not carry the memory of device %s",
+			s->transport.ops->name ? s->transport.ops->name : "(no name)",
+			s->device.ops->name ? s->device.ops->name : "(no name)");
 	return psgd__session_fail(s, status, "%s", text[0] ? text : psgd_status_text(status));
 }
 
@@ -121,7 +126,7 @@ static bool drive_all(psgd_session *s)
 		next = x->next;
 		pthread_mutex_unlock(&s->lock);
 		if (status < 0) {
-			psgd__session_fail(s, status, "%s", psgd_status_text(status));
+			psgd__session_fail_as(s, status);
 			return true;
 		}
 		if (status == PSGD_OK && x->done) {
@@ -140,6 +145,7 @@ static bool drive_all(psgd_session *s)
 static void drain(psgd_session *s)
 {
 	struct psgd_exchange *x;
+	bool quiet = false;
 
 	s->transport.ops->abort(s->transport.self);
 	for (;;) {
@@ -148,6 +154,9 @@ static void drain(psgd_session *s)
 		pthread_mutex_unlock(&s->lock);
 		if (!x)
 			return;
+		if (!quiet)
+			psgd__device_quiet(s);
+		quiet = true;
 		while (x->in_flight)
 			x->in_flight = s->transport.ops->test(s->transport.self, x->request,
 					       DRAIN_NS, NULL) == PSGD_PENDING;
@@ -290,8 +299,7 @@ psgd_status psgd_session_submit(
 		*out = 0;
 	if (!s->transport.ops)
 		return PSGD_ERR_STATE;
-	PSGD__TRY(psgd__bucket_new(s, bucket, &x));
-	x->round.stream = ready;
+	PSGD__TRY(psgd__bucket_new(s, bucket, ready, &x));
 	if (out)
 		*out = x->ticket;
 	if (s->options.flags & PSGD_SESSION_NO_OVERLAP) {
@@ -357,7 +365,7 @@ psgd_status psgd_session_finish_step(
 	if (status >= 0)
 		status = psgd__step_end(s, &whole, end, report, &control);
 	if (status < 0)
-		return psgd__session_fail(s, status, "%s", psgd_status_text(status));
+		return psgd__session_fail_as(s, status);
 	if (control)
 		psgd__queue_push(s, control);
 	return PSGD_OK;
@@ -371,7 +379,7 @@ psgd_status psgd_session_set_ranks(psgd_session *s, const uint32_t *ranks, size_
 		return PSGD_ERR_STATE;
 	if (!s->compressor.ops->set_ranks)
 		return PSGD_ERR_UNSUPPORTED;
-	return psgd__ranks_set(s, ranks);
+	return psgd__device_refuse(s, psgd__ranks_set(s, ranks));
 }
 
 uint32_t psgd_session_rank(psgd_session *s, uint32_t tensor_id)

@@ -136,10 +136,32 @@ static psgd_status save_decision(const psgd_session *s, const struct psgd_state_
 	return psgd__state_put(writer, "session/decision", PSGD_U8, 1, sizeof(saved), &saved);
 }
 
+/* A sum is memory of the device. */
+static psgd_status save_sum(
+	psgd_session *s, const struct psgd_state_writer *writer, const char *name, const float *sum)
+{
+	size_t bytes = s->grad_sum_values * sizeof(float);
+	float *host = NULL;
+	psgd_status status = PSGD_OK;
+
+	if (!sum)
+		return PSGD_OK;
+	if (s->asynchronous) {
+		host = psgd__calloc(s->grad_sum_values, sizeof(*host));
+		if (!host)
+			return PSGD_ERR_NOMEM;
+		status = s->device.ops->download(s->device.self, host, sum, bytes, s->stream);
+	}
+	if (status >= 0)
+		status = psgd__state_put(
+			writer, name, PSGD_F32, 1, (int64_t)s->grad_sum_values, host ? host : sum);
+	free(host);
+	return status;
+}
+
 static psgd_status save_engine(psgd_session *s, const struct psgd_state_writer *writer)
 {
 	struct head head = head_of(s);
-	int64_t values = (int64_t)s->grad_sum_values;
 
 	PSGD__TRY(psgd__state_put(writer, "session/head", PSGD_U8, 1, sizeof(head), &head));
 	PSGD__TRY(psgd__state_put(writer, "session/ranks", PSGD_U8, (int64_t)s->n_tensors,
@@ -149,29 +171,16 @@ static psgd_status save_engine(psgd_session *s, const struct psgd_state_writer *
 			sizeof(*s->seen), s->seen));
 	if (head.has & HAS_DECISION)
 		PSGD__TRY(save_decision(s, writer));
-	if (s->grad_sum)
-		PSGD__TRY(psgd__state_put(
-			writer, "session/grad_sum", PSGD_F32, 1, values, s->grad_sum));
-	if (s->local_sum)
-		PSGD__TRY(psgd__state_put(
-			writer, "session/local_sum", PSGD_F32, 1, values, s->local_sum));
-	return PSGD_OK;
+	PSGD__TRY(save_sum(s, writer, "session/grad_sum", s->grad_sum));
+	return save_sum(s, writer, "session/local_sum", s->local_sum);
 }
 
-psgd_status psgd_session_save(psgd_session *s, const struct psgd_state_writer *writer)
+static psgd_status save_all(psgd_session *s, const struct psgd_state_writer *writer)
 {
 	struct psgd__state_prefix compressor = {.prefix = "compressor", .writer = writer};
 	struct psgd__state_prefix controller = {.prefix = "controller", .writer = writer};
 	struct psgd_state_writer inner;
 
-	if (!s || !writer || !writer->put)
-		return PSGD_ERR_INVALID;
-	if (s->trial.on)
-		return PSGD_ERR_STATE;
-	PSGD__TRY(psgd__settle(s));
-	/* The first decision has not been made: there is no state yet that could go on. */
-	if (s->head || s->n_seen > MOST_AGREED)
-		return PSGD_ERR_STATE;
 	PSGD__TRY(save_engine(s, writer));
 	inner = psgd__state_prefixed_writer(&compressor);
 	if (s->compressor.ops->save)
@@ -180,6 +189,19 @@ psgd_status psgd_session_save(psgd_session *s, const struct psgd_state_writer *w
 	if (has_controller(s))
 		PSGD__TRY(s->controller.ops->save(s->controller.self, &inner));
 	return PSGD_OK;
+}
+
+psgd_status psgd_session_save(psgd_session *s, const struct psgd_state_writer *writer)
+{
+	if (!s || !writer || !writer->put)
+		return PSGD_ERR_INVALID;
+	if (s->trial.on)
+		return PSGD_ERR_STATE;
+	PSGD__TRY(psgd__settle(s));
+	/* The first decision has not been made: there is no state yet that could go on. */
+	if (s->head || s->n_seen > MOST_AGREED)
+		return PSGD_ERR_STATE;
+	return psgd__device_refuse(s, save_all(s, writer));
 }
 
 /* Which worker of which run, over which tensors. */
@@ -211,12 +233,24 @@ static psgd_status check_head(psgd_session *s, const struct head *head)
 static psgd_status read_sum(
 	psgd_session *s, const struct psgd_state_reader *reader, const char *name, float **out)
 {
+	size_t bytes = s->grad_sum_values * sizeof(float);
+	float *host = NULL;
 	void *memory;
+	psgd_status status;
 
-	PSGD__TRY(
-		s->device.ops->alloc(s->device.self, s->grad_sum_values * sizeof(float), &memory));
+	PSGD__TRY(s->device.ops->alloc(s->device.self, bytes, &memory));
 	*out = memory;
-	return psgd__state_get(reader, name, PSGD_F32, (int64_t)s->grad_sum_values, *out);
+	if (s->asynchronous) {
+		host = psgd__calloc(s->grad_sum_values, sizeof(*host));
+		if (!host)
+			return PSGD_ERR_NOMEM;
+	}
+	status = psgd__state_get(
+		reader, name, PSGD_F32, (int64_t)s->grad_sum_values, host ? host : *out);
+	if (host && status >= 0)
+		status = s->device.ops->upload(s->device.self, *out, host, bytes, s->stream);
+	free(host);
+	return status;
 }
 
 /*
@@ -411,7 +445,9 @@ psgd_status psgd_session_load(psgd_session *s, const struct psgd_state_reader *r
 		commit(s, &l);
 	free(l.agreed);
 	free(l.ranks);
+	/* They may be about to be set to zero. */
+	psgd__device_quiet(s);
 	free_sum(s, l.grad_sum);
 	free_sum(s, l.local_sum);
-	return status;
+	return psgd__device_refuse(s, status);
 }

@@ -8,6 +8,7 @@ void psgd__record_free(struct psgd__record *record)
 	free(record->intervals);
 	free(record->waits);
 	free(record->syncs);
+	free(record->producing);
 	free(record->messages);
 	free(record->buckets);
 	free(record->ids);
@@ -112,6 +113,22 @@ psgd_status psgd__record_bucket(struct psgd_exchange *x)
 	return status;
 }
 
+psgd_status psgd__record_ready(struct psgd_exchange *x, int64_t ready_ns)
+{
+	psgd_session *s = x->session;
+	struct psgd__record *r = &s->record;
+	psgd_status status;
+
+	if (ready_ns <= x->ready_ns)
+		return PSGD_OK;
+	pthread_mutex_lock(&s->lock);
+	status = push_interval(&r->producing, &r->n_producing, &r->producing_capacity,
+		PSGD__ON_WIRE, x->ready_ns, ready_ns);
+	r->buckets[x->number].ready_ns = ready_ns - r->start_ns;
+	pthread_mutex_unlock(&s->lock);
+	return status;
+}
+
 psgd_status psgd__record_transfer(struct psgd_exchange *x, const struct psgd_transfer *transfer)
 {
 	psgd_session *s = x->session;
@@ -175,21 +192,47 @@ static int by_start(const void *a, const void *b)
 	return (x->start_ns > y->start_ns) - (x->start_ns < y->start_ns);
 }
 
-void psgd__record_merge(struct psgd__record *record)
+/* Of all intervals what they cover, once. */
+static void merge(struct psgd__interval *list, size_t *count)
 {
-	struct psgd__interval *list = record->intervals;
 	size_t n = 0;
 
-	if (!record->n_intervals)
+	if (!*count)
 		return;
-	qsort(list, record->n_intervals, sizeof(*list), by_start);
-	for (size_t i = 1; i < record->n_intervals; i++) {
+	qsort(list, *count, sizeof(*list), by_start);
+	for (size_t i = 1; i < *count; i++) {
 		if (list[i].start_ns > list[n].end_ns)
 			list[++n] = list[i];
 		else if (list[i].end_ns > list[n].end_ns)
 			list[n].end_ns = list[i].end_ns;
 	}
-	record->n_intervals = n + 1;
+	*count = n + 1;
+}
+
+void psgd__record_merge(struct psgd__record *record)
+{
+	merge(record->intervals, &record->n_intervals);
+}
+
+/* Runs go one after the other; each bucket's are told by a clock that it read for itself. */
+void psgd__record_straighten(struct psgd__record *record)
+{
+	int64_t through_ns = INT64_MIN;
+
+	if (record->n_intervals)
+		qsort(record->intervals, record->n_intervals, sizeof(*record->intervals), by_start);
+	for (size_t i = 0; i < record->n_intervals; i++) {
+		struct psgd__interval *x = &record->intervals[i];
+
+		if (x->what == PSGD__ON_WIRE)
+			continue;
+		if (x->start_ns < through_ns)
+			x->start_ns = through_ns;
+		if (x->end_ns < x->start_ns)
+			x->end_ns = x->start_ns;
+		through_ns = x->end_ns;
+	}
+	merge(record->producing, &record->n_producing);
 }
 
 int64_t psgd__record_behind(const struct psgd__record *record, int64_t until_ns)
@@ -207,22 +250,41 @@ int64_t psgd__record_behind(const struct psgd__record *record, int64_t until_ns)
 	return sum;
 }
 
+/* How long the driver thread waited in x, and not for what the trainer has the device do. */
+static int64_t waited_in(const struct psgd__record *record, const struct psgd__interval *x)
+{
+	int64_t sum = 0;
+
+	for (size_t w = 0; w < record->n_waits; w++) {
+		struct psgd__interval wait = record->waits[w];
+
+		if (wait.start_ns < x->start_ns)
+			wait.start_ns = x->start_ns;
+		if (wait.end_ns > x->end_ns)
+			wait.end_ns = x->end_ns;
+		if (wait.end_ns <= wait.start_ns)
+			continue;
+		sum += wait.end_ns - wait.start_ns;
+		for (size_t p = 0; p < record->n_producing; p++)
+			sum -= overlap(&wait, &record->producing[p]);
+	}
+	return sum;
+}
+
 void psgd__record_report(const struct psgd__record *record, int64_t end_ns, struct psgd_report *out)
 {
 	int64_t busy[PSGD__N_BUSY] = {0}, exposed[PSGD__N_BUSY] = {0};
-	int64_t waited = 0, synced = 0, wire_in_syncs = 0;
+	int64_t waited, synced = 0, wire_in_syncs = 0;
 
 	for (size_t i = 0; i < record->n_intervals; i++) {
 		const struct psgd__interval *x = &record->intervals[i];
 
 		busy[x->what] += x->end_ns - x->start_ns;
-		for (size_t w = 0; w < record->n_waits; w++)
-			exposed[x->what] += overlap(x, &record->waits[w]);
+		exposed[x->what] += waited_in(record, x);
 		for (size_t w = 0; w < record->n_syncs && x->what == PSGD__ON_WIRE; w++)
 			wire_in_syncs += overlap(x, &record->syncs[w]);
 	}
-	for (size_t w = 0; w < record->n_waits; w++)
-		waited += record->waits[w].end_ns - record->waits[w].start_ns;
+	waited = waited_in(record, &(struct psgd__interval){INT64_MIN, INT64_MAX, PSGD__ON_WIRE});
 	for (size_t w = 0; w < record->n_syncs; w++)
 		synced += record->syncs[w].end_ns - record->syncs[w].start_ns;
 	out->step_ns = end_ns - record->start_ns;

@@ -110,11 +110,8 @@ static psgd_status agree(psgd_session *s, uint32_t rank)
 	return status;
 }
 
-psgd_status psgd_session_trial(psgd_session *s, uint32_t rank)
+static psgd_status go_on(psgd_session *s, uint32_t rank)
 {
-	if (!s)
-		return PSGD_ERR_INVALID;
-	PSGD__TRY(psgd__settle(s));
 	if (s->head || (rank == PSGD_TRIAL_END && !s->trial.on))
 		return PSGD_ERR_STATE;
 	if (!s->trial.on) {
@@ -132,4 +129,12 @@ psgd_status psgd_session_trial(psgd_session *s, uint32_t rank)
 		psgd__trial_free(s);
 	}
 	return PSGD_OK;
+}
+
+psgd_status psgd_session_trial(psgd_session *s, uint32_t rank)
+{
+	if (!s)
+		return PSGD_ERR_INVALID;
+	PSGD__TRY(psgd__settle(s));
+	return psgd__device_refuse(s, go_on(s, rank));
 }

@@ -287,7 +287,7 @@ static psgd_status local_post(void *self, const struct psgd_collective *collecti
 	if (!request)
 		return PSGD_ERR_INVALID;
 	*request = NULL;
-	PSGD__TRY(psgd__request_new(collective, g->n, sizeof(struct local_request), &r));
+	PSGD__TRY(psgd__request_new(collective, g->n, g->n == 1, sizeof(struct local_request), &r));
 	((struct local_request *)r)->worker = e->worker;
 	pthread_mutex_lock(&g->requests.lock);
 	*request = r;

@@ -86,7 +86,7 @@ psgd_status psgd__queue_post(void *self, const struct psgd_collective *collectiv
 	if (!request)
 		return PSGD_ERR_INVALID;
 	*request = NULL;
-	PSGD__TRY(psgd__request_new(collective, q->n_workers, sizeof(*r), &r));
+	PSGD__TRY(psgd__request_new(collective, q->n_workers, false, sizeof(*r), &r));
 	pthread_mutex_lock(&q->requests.lock);
 	failed = q->failed;
 	if (!failed) {

@@ -151,7 +151,8 @@ psgd_status psgd__requests_test(struct psgd__requests *q, struct psgd__request *
 	return status;
 }
 
-static psgd_status check(const struct psgd_collective *c, uint32_t n_workers, size_t *bytes)
+static psgd_status check(
+	const struct psgd_collective *c, uint32_t n_workers, bool streams, size_t *bytes)
 {
 	size_t each = psgd_dtype_bytes(c->dtype), all;
 
@@ -161,7 +162,7 @@ static psgd_status check(const struct psgd_collective *c, uint32_t n_workers, si
 		psgd__mul_overflows(*bytes, c->kind == PSGD_ALLGATHER ? n_workers : 1, &all) ||
 		all > PTRDIFF_MAX)
 		return PSGD_ERR_INVALID;
-	if (c->stream)
+	if (c->stream && !streams)
 		return PSGD_ERR_UNSUPPORTED;
 	switch (c->kind) {
 	case PSGD_ALLREDUCE_SUM:
@@ -176,7 +177,7 @@ static psgd_status check(const struct psgd_collective *c, uint32_t n_workers, si
 }
 
 psgd_status psgd__request_new(const struct psgd_collective *collective, uint32_t n_workers,
-	size_t bytes, struct psgd__request **out)
+	bool streams, size_t bytes, struct psgd__request **out)
 {
 	struct psgd_collective c;
 	struct psgd__request *r;
@@ -186,7 +187,7 @@ psgd_status psgd__request_new(const struct psgd_collective *collective, uint32_t
 	if (!collective)
 		return PSGD_ERR_INVALID;
 	PSGD__TRY(psgd__copy_options(&c, sizeof(c), collective));
-	PSGD__TRY(check(&c, n_workers, &payload));
+	PSGD__TRY(check(&c, n_workers, streams, &payload));
 	r = psgd__calloc(1, bytes);
 	if (!r)
 		return PSGD_ERR_NOMEM;

@@ -48,9 +48,12 @@ void psgd__requests_deliver(struct psgd__requests *q);
 psgd_status psgd__requests_test(struct psgd__requests *q, struct psgd__request *r,
 	int64_t timeout_ns, struct psgd_transfer *out);
 
-/* A new request of `bytes` bytes for a checked copy of the collective. Posted now. */
+/*
+ * A new request of `bytes` bytes for a checked copy of the collective. Posted now. streams: its
+ * data may be a device's, in the order of a stream.
+ */
 psgd_status psgd__request_new(const struct psgd_collective *collective, uint32_t n_workers,
-	size_t bytes, struct psgd__request **out);
+	bool streams, size_t bytes, struct psgd__request **out);
 
 /* A condition variable on CLOCK_MONOTONIC. */
 psgd_status psgd__cond_init(pthread_cond_t *cond);

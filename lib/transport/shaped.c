@@ -314,7 +314,7 @@ static psgd_status shaped_post(void *self, const struct psgd_collective *collect
 		return PSGD_ERR_INVALID;
 	*request = NULL;
 	PSGD__TRY(psgd__request_new(
-		collective, s->inner->n_workers, sizeof(struct shaped_request), &r));
+		collective, s->inner->n_workers, true, sizeof(struct shaped_request), &r));
 	pthread_mutex_lock(&s->requests.lock);
 	failed = s->failed;
 	if (!failed) {

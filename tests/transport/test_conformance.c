@@ -382,7 +382,9 @@ static void run_invalid(struct worker *w)
 	REFUSED(count, INT64_MAX, PSGD_ERR_INVALID);
 	REFUSED(data, NULL, PSGD_ERR_INVALID);
 	REFUSED(reserved, 1, PSGD_ERR_INVALID);
-	REFUSED(stream, w, PSGD_ERR_UNSUPPORTED);
+	/* A shaped transport leaves it to the inner one; one worker alone has nothing to move. */
+	if (w->kind == GLOO || (w->kind == LOCAL && w->transport.n_workers > 1))
+		REFUSED(stream, w, PSGD_ERR_UNSUPPORTED);
 	bad = good;
 	bad.c.kind = PSGD_BROADCAST;
 	bad.c.root = w->transport.n_workers;
