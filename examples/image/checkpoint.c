@@ -198,8 +198,11 @@ psgd_status checkpoint_restore(struct trainer *t)
 	if (!psgd_stack_resumes(t->stack, NULL))
 		return PSGD_OK;
 	status = psgd_stack_load(t->stack, load_state, t);
-	if (!status && step_state_hash(t, &hash))
-		return PSGD_ERR_DEVICE;
+	if (!status) {
+		status = step_state_hash(t, &hash);
+		if (status)
+			return status;
+	}
 	if (!status)
 		status = psgd_stack_compare(t->stack, "parameters, momentum or position", hash);
 	if (status)

@@ -383,6 +383,35 @@ START_TEST(test_ahead)
 }
 END_TEST
 
+static void load(struct pair *p, uint64_t item)
+{
+	noise(p->on_cuda->input, net_values(&p->cuda.in, BATCH), item);
+	ck_assert_msg(net_load(&p->cuda, p->on_cuda) == PSGD_OK, "%s", p->cuda.error.text);
+}
+
+/* A batch that follows does not take the place of one that has not been read yet. */
+START_TEST(test_in_a_row)
+{
+	const struct nn_shape in = {.c = 2, .h = 5, .w = 6};
+	struct pair p;
+
+	shim_lazy(true);
+	pair_open(&p, net_builders[N_BUILDERS - 1], &in, BATCH);
+	for (uint64_t i = 0; i < 2; i++) {
+		load(&p, i);
+		noise(p.on_cpu->input, net_values(&in, BATCH), i);
+		forward(&p, NULL, NULL);
+	}
+	load(&p, 2);
+	load(&p, 3);
+	check_outputs(&p, "second pass");
+	/* Of both passes. */
+	check_grads(&p, "none yet");
+	ck_assert_int_eq(net_load(&p.cuda, p.on_cuda), PSGD_ERR_STATE);
+	pair_close(&p);
+}
+END_TEST
+
 /* Between a step's forward and its optimizer the host waits once: for the scores. */
 START_TEST(test_no_waits)
 {
@@ -568,6 +597,7 @@ static Suite *suite(void)
 	tcase_add_test(c, test_accumulate);
 	tcase_add_loop_test(c, test_nonfinite_statistics, 0, 2);
 	tcase_add_loop_test(c, test_ahead, 0, 2);
+	tcase_add_test(c, test_in_a_row);
 	tcase_add_test(c, test_no_waits);
 	tcase_add_loop_test(c, test_failures, 0, 2);
 	tcase_add_test(c, test_memory);
