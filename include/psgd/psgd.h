@@ -12,6 +12,7 @@
 #include <psgd/shaper.h>
 #include <psgd/state.h>
 #include <psgd/status.h>
+#include <psgd/streamed.h>
 #include <psgd/tc.h>
 #include <psgd/transport.h>
 #include <psgd/types.h>

@@ -163,6 +163,13 @@ struct psgd_nccl_options {
 PSGD_API psgd_status psgd_transport_nccl(
 	const struct psgd_nccl_options *options, struct psgd_transport *out);
 
+/*
+ * Which NCCL there is: *version as NCCL counts, 22809 is 2.28.9. Touches no device; module_dir as
+ * in the options. Errors: INVALID, UNSUPPORTED (no module: the reason is in error). Any thread.
+ */
+PSGD_API psgd_status psgd_nccl_info(
+	const char *module_dir, uint32_t *version, char *error, size_t error_bytes);
+
 /* Ends a transport and zeroes it. NULL and zeros are fine. */
 PSGD_API void psgd_transport_destroy(struct psgd_transport *transport);
 

@@ -1,26 +1,18 @@
 /*
  * Opens the module psgd-gloo.so, and brings the workers together: each tells the others whether it
- * is ready and where it listens, then whether it is connected. So either all succeed, or all fail
- * at once and know because of whom.
+ * is ready and where it listens, then whether it is connected.
  */
 #include <net/if.h>
 #include <string.h>
 
 #include "base/module.h"
+#include "transport/meet.h"
 #include "transport/module.h"
 #include "transport/queue.h"
 #include "transport/request.h"
 
 #define DEFAULT_TIMEOUT_NS (60 * INT64_C(1000000000))
 #define HELLO_MAGIC 0x50534744u
-#define TEXT_BYTES 200
-
-/* What a worker says about itself. Addresses for each worker follow the first one. */
-struct hello {
-	uint32_t magic;
-	int32_t status;
-	char text[TEXT_BYTES];
-};
 
 struct gloo {
 	const struct psgd__gloo_module *module;
@@ -75,67 +67,14 @@ static const struct psgd_transport_ops gloo_ops = {
 	.destroy = psgd__queue_destroy,
 };
 
-/* Another worker's words: only printable ones, and an end. */
-static void clean_text(char *text)
-{
-	text[TEXT_BYTES - 1] = '\0';
-	for (; *text; text++) {
-		if (*text < ' ' || *text > '~')
-			*text = '?';
-	}
-}
-
-/* The failure of the first worker that has one; this worker's own goes first. */
-static psgd_status judge(
-	char *blocks, size_t block, uint32_t worker, uint32_t n_workers, char *reason, size_t bytes)
-{
-	psgd_status status = PSGD_OK;
-
-	for (uint32_t i = 0; i < n_workers && !status; i++) {
-		uint32_t w = (worker + i) % n_workers;
-		struct hello hello;
-
-		memcpy(&hello, blocks + w * block, sizeof(hello));
-		if (hello.magic != HELLO_MAGIC) {
-			psgd__text(reason, bytes, "worker %u is of another version", w);
-			return PSGD_ERR_MISMATCH;
-		}
-		if (!hello.status)
-			continue;
-		status = hello.status < 0 ? (psgd_status)hello.status : PSGD_ERR_TRANSPORT;
-		clean_text(hello.text);
-		if (i)
-			psgd__text(reason, bytes, "worker %u: %s", w, hello.text);
-		else
-			psgd__text(reason, bytes, "%s", hello.text);
-	}
-	return status;
-}
-
-/* Sends this worker's block, gets everyone's, and fails if anybody failed. */
-static psgd_status exchange(const struct psgd_oob *oob, char *mine, char *blocks, size_t block,
-	psgd_status status, char *reason, size_t bytes)
-{
-	struct hello hello = {.magic = HELLO_MAGIC, .status = status};
-
-	psgd__text(hello.text, sizeof(hello.text), "%.*s", TEXT_BYTES - 1, status ? reason : "");
-	memcpy(mine, &hello, sizeof(hello));
-	status = oob->allgather(oob->self, mine, blocks, block);
-	if (status) {
-		psgd__text(reason, bytes, "the workers cannot exchange addresses: %s",
-			psgd_status_text(status));
-		return status < 0 ? status : PSGD_ERR_TRANSPORT;
-	}
-	return judge(blocks, block, oob->worker, oob->n_workers, reason, bytes);
-}
-
 /* Picks out of everyone's blocks where each listens for this worker. */
 static psgd_status pick_addresses(const struct psgd_oob *oob, const char *blocks, size_t block,
 	struct psgd__gloo_address *theirs, char *reason, size_t bytes)
 {
 	for (uint32_t w = 0; w < oob->n_workers; w++) {
 		memcpy(&theirs[w],
-			blocks + w * block + sizeof(struct hello) + oob->worker * sizeof(theirs[w]),
+			blocks + w * block + sizeof(struct psgd__hello) +
+				oob->worker * sizeof(theirs[w]),
 			sizeof(theirs[w]));
 		if (theirs[w].length > PSGD__GLOO_ADDRESS_BYTES) {
 			psgd__text(reason, bytes, "worker %u sent a bad address", w);
@@ -145,10 +84,7 @@ static psgd_status pick_addresses(const struct psgd_oob *oob, const char *blocks
 	return PSGD_OK;
 }
 
-/*
- * The two exchanges. A worker that fails before one still takes part in it, so that the others
- * need not wait for their deadline.
- */
+/* What a worker says: a hello, then its addresses for each worker. */
 static psgd_status meet(
 	struct gloo *g, const struct psgd_gloo_options *o, char *reason, size_t bytes)
 {
@@ -167,7 +103,7 @@ static psgd_status meet(
 	psgd_status status;
 
 	if (psgd__mul_overflows(n, sizeof(*addresses), &table) ||
-		__builtin_add_overflow(table, sizeof(struct hello), &block) ||
+		__builtin_add_overflow(table, sizeof(struct psgd__hello), &block) ||
 		psgd__mul_overflows(block, n, &all))
 		return PSGD_ERR_NOMEM;
 	addresses = psgd__calloc(1, table);
@@ -184,14 +120,15 @@ static psgd_status meet(
 	}
 	if (!status)
 		status = g->module->open(&setup, &g->mesh, addresses, reason, bytes);
-	memcpy(mine + sizeof(struct hello), addresses, table);
-	status = exchange(oob, mine, blocks, block, status, reason, bytes);
+	memcpy(mine + sizeof(struct psgd__hello), addresses, table);
+	status = psgd__meet(oob, HELLO_MAGIC, mine, blocks, block, status, reason, bytes);
 	if (status)
 		goto out;
 	status = pick_addresses(oob, blocks, block, addresses, reason, bytes);
 	if (!status)
 		status = g->module->connect(g->mesh, addresses, reason, bytes);
-	status = exchange(oob, mine, blocks, sizeof(struct hello), status, reason, bytes);
+	status = psgd__meet(
+		oob, HELLO_MAGIC, mine, blocks, sizeof(struct psgd__hello), status, reason, bytes);
 out:
 	free(blocks);
 	free(mine);
@@ -212,8 +149,7 @@ psgd_status psgd_transport_gloo(const struct psgd_gloo_options *options, struct 
 	*out = (struct psgd_transport){0};
 	PSGD__TRY(psgd__copy_options(&o, sizeof(o), options));
 	psgd__text(o.error, o.error_bytes, "%s", "");
-	if (!o.oob || !o.oob->allgather || !o.oob->n_workers || o.oob->worker >= o.oob->n_workers ||
-		o.timeout_ns < 0) {
+	if (!psgd__meet_valid(o.oob, o.timeout_ns)) {
 		psgd__text(o.error, o.error_bytes, "bad options");
 		return PSGD_ERR_INVALID;
 	}

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "transport/request.h"
-#include "transport/tree.h"
 
 #define DEFAULT_TIMEOUT_NS (60 * INT64_C(1000000000))
 #define BLOCK 1024 /* values summed at a time: stays in the first-level cache */
@@ -72,23 +71,6 @@ static void group_fail(struct group *g, psgd_status status, uint32_t culprit)
 		free(round);
 	}
 	g->last = NULL;
-}
-
-static void describe(char *text, size_t bytes, const struct local_request *r)
-{
-	const struct psgd_collective *c = &r->base.collective;
-	static const char *const types[] = {
-		[PSGD_F32] = "f32", [PSGD_F64] = "f64", [PSGD_U8] = "u8"};
-	char from[48] = "";
-
-	if (c->kind == PSGD_BROADCAST)
-		psgd__text(from, sizeof(from), " from worker %u", c->root);
-	psgd__text(text, bytes, "worker %u: %s%s of %lld %s (%llu bytes), tag %llu", r->worker,
-		c->kind == PSGD_BROADCAST   ? "broadcast"
-		: c->kind == PSGD_ALLGATHER ? "all-gather"
-					    : "all-reduce",
-		from, (long long)c->count, types[c->dtype],
-		(unsigned long long)r->base.transfer.payload_bytes, (unsigned long long)c->tag);
 }
 
 static bool same(const struct psgd_collective *a, const struct psgd_collective *b)
@@ -172,18 +154,6 @@ static void round_run(const struct round *round, uint32_t n)
 		sum_double(round, n, (size_t)c->count);
 }
 
-static uint64_t sent_bytes(const struct local_request *r, uint32_t n)
-{
-	const struct psgd_collective *c = &r->base.collective;
-	unsigned __int128 payload = r->base.transfer.payload_bytes;
-
-	if (c->kind == PSGD_BROADCAST)
-		return (uint64_t)payload * psgd__tree_children(r->worker, c->root, n);
-	if (c->kind == PSGD_ALLGATHER)
-		return (uint64_t)(payload * (n - 1));
-	return (uint64_t)((payload * 2 * (n - 1) + n - 1) / n);
-}
-
 /* Runs full rounds in order. Called and left with the lock held. */
 static void run_rounds(struct group *g)
 {
@@ -208,7 +178,8 @@ static void run_rounds(struct group *g)
 
 			r->base.transfer.start_ns = start;
 			r->base.transfer.end_ns = g->through_ns;
-			r->base.transfer.sent_bytes = sent_bytes(r, g->n);
+			r->base.transfer.sent_bytes =
+				psgd__request_sent_bytes(&r->base, r->worker, g->n);
 			r->base.status = PSGD_OK;
 		}
 		free(round);
@@ -263,8 +234,8 @@ static psgd_status post_locked(struct endpoint *e, struct local_request *r)
 	if (other) {
 		char a[160], b[160];
 
-		describe(a, sizeof(a), other);
-		describe(b, sizeof(b), r);
+		psgd__request_describe(&other->base, other->worker, a, sizeof(a));
+		psgd__request_describe(&r->base, r->worker, b, sizeof(b));
 		psgd__text(g->reason, sizeof(g->reason), "workers disagree: %s; %s", a, b);
 		group_fail(g, PSGD_ERR_MISMATCH, g->n);
 		return PSGD_OK;

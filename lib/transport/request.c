@@ -4,6 +4,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "transport/tree.h"
+
 #define NS_PER_S 1000000000
 
 psgd_status psgd__cond_init(pthread_cond_t *cond)
@@ -198,4 +200,34 @@ psgd_status psgd__request_new(const struct psgd_collective *collective, uint32_t
 	r->transfer.payload_bytes = payload;
 	*out = r;
 	return PSGD_OK;
+}
+
+void psgd__request_describe(
+	const struct psgd__request *r, uint32_t worker, char *text, size_t bytes)
+{
+	const struct psgd_collective *c = &r->collective;
+	static const char *const types[] = {
+		[PSGD_F32] = "f32", [PSGD_F64] = "f64", [PSGD_U8] = "u8"};
+	char from[48] = "";
+
+	if (c->kind == PSGD_BROADCAST)
+		psgd__text(from, sizeof(from), " from worker %u", c->root);
+	psgd__text(text, bytes, "worker %u: %s%s of %lld %s (%llu bytes), tag %llu", worker,
+		c->kind == PSGD_BROADCAST   ? "broadcast"
+		: c->kind == PSGD_ALLGATHER ? "all-gather"
+					    : "all-reduce",
+		from, (long long)c->count, types[c->dtype],
+		(unsigned long long)r->transfer.payload_bytes, (unsigned long long)c->tag);
+}
+
+uint64_t psgd__request_sent_bytes(const struct psgd__request *r, uint32_t worker, uint32_t n)
+{
+	const struct psgd_collective *c = &r->collective;
+	unsigned __int128 payload = r->transfer.payload_bytes;
+
+	if (c->kind == PSGD_BROADCAST)
+		return (uint64_t)payload * psgd__tree_children(worker, c->root, n);
+	if (c->kind == PSGD_ALLGATHER)
+		return (uint64_t)(payload * (n - 1));
+	return (uint64_t)((payload * 2 * (n - 1) + n - 1) / n);
 }

@@ -55,6 +55,13 @@ psgd_status psgd__requests_test(struct psgd__requests *q, struct psgd__request *
 psgd_status psgd__request_new(const struct psgd_collective *collective, uint32_t n_workers,
 	bool streams, size_t bytes, struct psgd__request **out);
 
+/* "worker 0: all-reduce of 3 f32 (12 bytes), tag 7" */
+void psgd__request_describe(
+	const struct psgd__request *r, uint32_t worker, char *text, size_t bytes);
+
+/* What a worker sends for it when rings and trees of n workers are used. */
+uint64_t psgd__request_sent_bytes(const struct psgd__request *r, uint32_t worker, uint32_t n);
+
 /* A condition variable on CLOCK_MONOTONIC. */
 psgd_status psgd__cond_init(pthread_cond_t *cond);
 /* Until a signal or the deadline; INT64_MAX: no deadline. */
