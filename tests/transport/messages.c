@@ -4,6 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef NCCL_MODULE_DIR
+#include <cuda_runtime.h>
+#endif
+
 /* Counter-based, so that every worker can say what every other one holds. */
 static uint64_t mix(uint64_t a, uint64_t b)
 {
@@ -25,13 +29,74 @@ static void on_notify(void *user)
 	atomic_fetch_add(&item->notified, 1);
 }
 
+#ifdef NCCL_MODULE_DIR
+static _Thread_local cudaStream_t upload;
+
+static size_t bytes_of(const struct worker *w, const struct item *item)
+{
+	return (size_t)values_in(item, w->transport.n_workers) * psgd_dtype_bytes(item->c.dtype);
+}
+
+/* The data gets there, late, in the order of a stream, and nothing waits for it here. */
+static void to_device(const struct worker *w, struct item *item, struct psgd_collective *c)
+{
+	const size_t bytes = bytes_of(w, item);
+
+	REQUIRE(!cudaSetDevice((int)w->transport.worker));
+	if (!upload)
+		REQUIRE(!cudaStreamCreateWithFlags(&upload, cudaStreamNonBlocking));
+	REQUIRE(!cudaMalloc(&item->device, bytes));
+	REQUIRE(!cudaMemcpyAsync(item->device, c->data, bytes, cudaMemcpyHostToDevice, upload));
+	c->data = item->device;
+	c->stream = upload;
+}
+
+/*
+ * What test says is in place is so for any stream, a new one for example; and nothing works on the
+ * data any more, whatever test has said: freeing it would end the process.
+ */
+static void from_device(const struct worker *w, struct item *item, psgd_status status)
+{
+	cudaStream_t stream;
+
+	if (status == PSGD_OK) {
+		REQUIRE(!cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+		REQUIRE(!cudaMemcpyAsync(item->c.data, item->device, bytes_of(w, item),
+			cudaMemcpyDeviceToHost, stream));
+		REQUIRE(!cudaStreamSynchronize(stream));
+		REQUIRE(!cudaStreamDestroy(stream));
+	}
+	REQUIRE(!cudaStreamSynchronize(upload));
+	REQUIRE(!cudaFree(item->device));
+	item->device = NULL;
+}
+
+static bool by_device(const struct item *item)
+{
+	return item->message % 2 && item->c.data && item->c.count > 0 && item->c.count < 1 << 24;
+}
+#endif
+
 psgd_status post(struct worker *w, struct item *item)
 {
+	struct psgd_collective c;
+	psgd_status status;
+
 	item->c.size = sizeof(item->c);
 	item->c.tag = item->message;
 	item->c.notify = on_notify;
 	item->c.notify_user = item;
-	return w->transport.ops->post(w->transport.self, &item->c, &item->request);
+	c = item->c;
+#ifdef NCCL_MODULE_DIR
+	if (by_device(item))
+		to_device(w, item, &c);
+#endif
+	status = w->transport.ops->post(w->transport.self, &c, &item->request);
+#ifdef NCCL_MODULE_DIR
+	if (status && item->device)
+		from_device(w, item, status);
+#endif
+	return status;
 }
 
 psgd_status finish(struct worker *w, struct item *item, struct psgd_transfer *t)
@@ -43,6 +108,10 @@ psgd_status finish(struct worker *w, struct item *item, struct psgd_transfer *t)
 		REQUIRE(now_ns() < deadline);
 		status = w->transport.ops->test(w->transport.self, item->request, 100 * MS, t);
 	} while (status == PSGD_PENDING);
+#ifdef NCCL_MODULE_DIR
+	if (item->device)
+		from_device(w, item, status);
+#endif
 	return status;
 }
 

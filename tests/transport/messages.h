@@ -11,8 +11,10 @@ struct item {
 	void *request;
 	atomic_int notified;
 	uint64_t message;
+	void *device; /* where post has put the data meanwhile; NULL: nowhere */
 };
 
+/* With NCCL, each other message goes by memory of the device. */
 psgd_status post(struct worker *w, struct item *item);
 
 /* Until the request ends; fails when that takes too long. */

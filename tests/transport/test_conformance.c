@@ -19,7 +19,7 @@ static struct cluster cluster_of(int i, uint32_t least, void (*run)(struct worke
 {
 	const int n_counts = MOST - (int)least + 1;
 
-	return (struct cluster){.kind = (enum kind)(i / n_counts),
+	return (struct cluster){.kind = (enum kind)(FIRST_KIND + i / n_counts),
 		.n = least + (uint32_t)(i % n_counts),
 		.link = fast_link,
 		.run = run,
@@ -110,7 +110,7 @@ static void run_allgather(struct worker *w)
 START_TEST(test_allgather)
 {
 	static const uint32_t n_workers[] = {2, 3, 5};
-	const struct cluster c = {.kind = (enum kind)(_i / 3),
+	const struct cluster c = {.kind = (enum kind)(FIRST_KIND + _i / 3),
 		.n = n_workers[_i % 3],
 		.link = fast_link,
 		.run = run_allgather,
@@ -211,6 +211,9 @@ START_TEST(test_disagree)
 	for (size_t i = 0; i < sizeof(whats) / sizeof(whats[0]); i++) {
 		struct cluster c = cluster_of(_i, 2, run_disagree);
 
+		/* NCCL's messages have no names. */
+		if (c.kind >= NCCL && !strcmp(whats[i], "tag"))
+			continue;
 		c.timeout_ns = 400 * MS;
 		c.arg = (void *)(uintptr_t)whats[i];
 		run_workers(&c);

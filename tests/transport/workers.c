@@ -12,6 +12,10 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#ifdef NCCL_MODULE_DIR
+#include "cuda_shim/shim.h"
+#endif
+
 #define BLOB_BYTES 8192
 
 /* Shared by the processes of one run. */
@@ -86,7 +90,7 @@ static void run_one(const struct cluster *c, struct psgd_transport *inner, struc
 	struct psgd_transport shaped;
 	struct psgd_shaper shaper;
 
-	if (c->kind == LOCAL || c->kind == GLOO) {
+	if (c->kind == LOCAL || c->kind == GLOO || c->kind == NCCL) {
 		w.transport = *inner;
 		c->run(&w);
 		psgd_transport_destroy(inner);
@@ -126,22 +130,46 @@ static void run_threads(const struct cluster *c, struct shared *shared)
 		pthread_join(threads[w].id, NULL);
 }
 
-static void process_main(const struct cluster *c, uint32_t worker, struct shared *shared)
+#ifdef NCCL_MODULE_DIR
+psgd_status open_transport(const struct psgd_oob *oob, int64_t timeout_ns, char *reason,
+	size_t bytes, struct psgd_transport *out)
 {
-	struct oob gather = {shared, worker, c->n, 0};
-	struct psgd_oob oob = {oob_allgather, &gather, worker, c->n};
-	struct psgd_gloo_options options = PSGD_INIT(psgd_gloo_options);
-	struct psgd_transport transport;
-	char reason[256];
+	struct psgd_nccl_options options = PSGD_INIT(psgd_nccl_options);
 
-	options.oob = &oob;
-	options.timeout_ns = c->timeout_ns;
+	shim_devices(MAX_WORKERS);
+	options.oob = oob;
+	options.timeout_ns = timeout_ns;
+	options.module_dir = NCCL_MODULE_DIR;
+	options.error = reason;
+	options.error_bytes = bytes;
+	options.ordinal = oob->worker;
+	return psgd_transport_nccl(&options, out);
+}
+#else
+psgd_status open_transport(const struct psgd_oob *oob, int64_t timeout_ns, char *reason,
+	size_t bytes, struct psgd_transport *out)
+{
+	struct psgd_gloo_options options = PSGD_INIT(psgd_gloo_options);
+
+	options.oob = oob;
+	options.timeout_ns = timeout_ns;
 #ifdef GLOO_MODULE_DIR
 	options.module_dir = GLOO_MODULE_DIR;
 #endif
 	options.error = reason;
-	options.error_bytes = sizeof(reason);
-	if (psgd_transport_gloo(&options, &transport)) {
+	options.error_bytes = bytes;
+	return psgd_transport_gloo(&options, out);
+}
+#endif
+
+static void process_main(const struct cluster *c, uint32_t worker, struct shared *shared)
+{
+	struct oob gather = {shared, worker, c->n, 0};
+	struct psgd_oob oob = {oob_allgather, &gather, worker, c->n};
+	struct psgd_transport transport;
+	char reason[256];
+
+	if (open_transport(&oob, c->timeout_ns, reason, sizeof(reason), &transport)) {
 		fprintf(stderr, "worker %u: %s\n", worker, reason);
 		_exit(98);
 	}

@@ -8,12 +8,18 @@
 
 #include <psgd/transport.h>
 
-enum kind { LOCAL, SHAPED, GLOO, SHAPED_GLOO };
+/* Those before GLOO are threads of one process. */
+enum kind { LOCAL, SHAPED, GLOO, SHAPED_GLOO, NCCL, SHAPED_NCCL };
 
-/* The kinds that this build has; those before GLOO are threads of one process. */
-#ifdef GLOO_MODULE_DIR
+/* The kinds that a program runs: one that is built for NCCL leaves the others to its twin. */
+#ifdef NCCL_MODULE_DIR
+#define FIRST_KIND NCCL
+#define N_KINDS 2
+#elif defined(GLOO_MODULE_DIR)
+#define FIRST_KIND LOCAL
 #define N_KINDS 4
 #else
+#define FIRST_KIND LOCAL
 #define N_KINDS 2
 #endif
 
@@ -45,6 +51,10 @@ struct cluster {
 
 /* Fails the test when a worker fails. The transports are ended afterwards. */
 void run_workers(const struct cluster *cluster);
+
+/* The constructor of the kind that is for processes, if the build has one. */
+psgd_status open_transport(const struct psgd_oob *oob, int64_t timeout_ns, char *reason,
+	size_t bytes, struct psgd_transport *out);
 
 /* Waits until all workers have come here `round` times. */
 void meet(struct worker *w, unsigned int round);
