@@ -173,8 +173,9 @@ psgd_status psgd__cuda_work(struct psgd__cuda_call *call, size_t bytes, float **
 			cudaEventCreateWithFlags(&d->work_event, cudaEventDisableTiming),
 			"cudaEventCreate"));
 	if (bytes > d->work_bytes) {
-		PSGD__TRY(psgd__cuda_status(
-			d, cudaEventSynchronize(d->work_event), "cudaEventSynchronize"));
+		if (d->work)
+			PSGD__TRY(psgd__cuda_status(
+				d, cudaEventSynchronize(d->work_event), "cudaEventSynchronize"));
 		psgd__cuda_free(d, d->work, d->work_bytes);
 		d->work = NULL;
 		d->work_bytes = 0;

@@ -107,12 +107,24 @@ static psgd_status cuda_alloc(void *self, size_t bytes, void **out)
 	return status;
 }
 
+/*
+ * What frees goes on where the device cannot be made current: CUDA knows whose everything is, and
+ * would only take memory for a device that this thread has not used.
+ */
+static int enter_to_free(struct psgd__cuda *d)
+{
+	int before;
+
+	return psgd__cuda_enter(d, &before) < 0 ? (int)d->setup.ordinal : before;
+}
+
 static void cuda_free(void *self, void *memory, size_t bytes)
 {
 	int before;
 
-	if (!memory || psgd__cuda_enter(self, &before) < 0)
+	if (!memory)
 		return;
+	before = enter_to_free(self);
 	psgd__cuda_free(self, memory, bytes);
 	psgd__cuda_leave(self, before);
 }
@@ -167,8 +179,10 @@ static void cuda_stream_destroy(void *self, psgd_stream stream)
 {
 	int before;
 
-	if (stream && psgd__cuda_enter(self, &before) >= 0)
-		(void)done(self, before, cudaStreamDestroy(stream), "cudaStreamDestroy");
+	if (!stream)
+		return;
+	before = enter_to_free(self);
+	(void)done(self, before, cudaStreamDestroy(stream), "cudaStreamDestroy");
 }
 
 static psgd_status cuda_stream_finish(void *self, psgd_stream stream)
@@ -214,8 +228,10 @@ static void cuda_event_destroy(void *self, psgd_event event)
 {
 	int before;
 
-	if (event && psgd__cuda_enter(self, &before) >= 0)
-		(void)done(self, before, cudaEventDestroy(event), "cudaEventDestroy");
+	if (!event)
+		return;
+	before = enter_to_free(self);
+	(void)done(self, before, cudaEventDestroy(event), "cudaEventDestroy");
 }
 
 static psgd_status cuda_event_record(void *self, psgd_event event, psgd_stream stream)
@@ -304,12 +320,10 @@ static void cuda_error(void *self, char *text, size_t bytes)
 static void cuda_destroy(void *self)
 {
 	struct psgd__cuda *d = self;
-	int before = 0;
-	const bool current = psgd__cuda_enter(d, &before) >= 0;
+	const int before = enter_to_free(d);
 
 	psgd__cuda_release(d);
-	if (current)
-		psgd__cuda_leave(d, before);
+	psgd__cuda_leave(d, before);
 	pthread_mutex_destroy(&d->text_lock);
 	pthread_mutex_destroy(&d->lock);
 	free(d);
