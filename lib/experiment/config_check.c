@@ -70,6 +70,20 @@ static psgd_status check_training(struct psgd__doc *doc, const struct psgd_confi
 		doc, "training.milestones", t->milestones, t->milestones_count);
 }
 
+/* Gloo carries the host's memory, NCCL that of CUDA devices. */
+static psgd_status check_device(struct psgd__doc *doc, const struct psgd_config *config)
+{
+	const char *transport = config->communication.transport;
+
+	if (strcmp(config->device, "cuda") == 0 && strcmp(transport, "gloo") == 0)
+		return REFUSE(doc, "communication.transport",
+			"gloo is for device: cpu, expected nccl or auto with device: cuda");
+	if (strcmp(config->device, "cpu") == 0 && strcmp(transport, "nccl") == 0)
+		return REFUSE(doc, "communication.transport",
+			"nccl is for device: cuda, expected gloo or auto with device: cpu");
+	return PSGD_OK;
+}
+
 static psgd_status check_rate(struct psgd__doc *doc, const char *path, double mbps)
 {
 	if (mbps > 0 && mbps < 0.001)
@@ -181,6 +195,7 @@ psgd_status psgd__config_check(struct psgd__doc *doc, const struct psgd_config *
 	PSGD__TRY(check_model(doc, &config->model));
 	PSGD__TRY(check_dataset(doc, &config->dataset));
 	PSGD__TRY(check_training(doc, config));
+	PSGD__TRY(check_device(doc, config));
 	PSGD__TRY(psgd__config_check_ranks(doc, config));
 	PSGD__TRY(psgd__config_check_control(doc, config));
 	return check_network(doc, config);

@@ -130,6 +130,17 @@ static void stages(const struct psgd_config *config, FILE *to)
 			"inactive, compression.enable_adaptive_sync is false");
 }
 
+/* What only CUDA devices have. */
+static void cpu(const struct psgd_config *config, FILE *to)
+{
+	if (strcmp(config->device, "cpu") != 0)
+		return;
+	if (config->allow_mixed)
+		say(to, "allow_mixed", "inactive, device is cpu");
+	if (strcmp(config->training.tf32, "convolutions") != 0)
+		say(to, "training.tf32", "inactive, device is cpu");
+}
+
 static void network(const struct psgd_config *config, FILE *to)
 {
 	const struct psgd_config_network *net = &config->network_limits;
@@ -161,6 +172,7 @@ psgd_status psgd__config_notices(const struct psgd_config *config, char **out)
 	else
 		dense(config, to);
 	stages(config, to);
+	cpu(config, to);
 	network(config, to);
 	return fclose(to) == 0 && *out ? PSGD_OK : PSGD_ERR_NOMEM;
 }

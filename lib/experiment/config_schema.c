@@ -60,6 +60,7 @@ static const cyaml_schema_field_t training_fields[] = {
 	UINT(struct psgd_config_training, warmup_epochs),
 	REAL(struct psgd_config_training, warmup_start_lr),
 	REAL(struct psgd_config_training, warmup_min_factor),
+	TEXT(struct psgd_config_training, tf32),
 	CYAML_FIELD_END,
 };
 
@@ -244,6 +245,8 @@ static const cyaml_schema_field_t config_fields[] = {
 	TEXT(struct psgd_config, benchmark_save_dir),
 	UINT(struct psgd_config, seed),
 	UINT(struct psgd_config, threads),
+	TEXT(struct psgd_config, device),
+	BOOL(struct psgd_config, allow_mixed),
 	PART(struct psgd_config, model, model_fields),
 	PART(struct psgd_config, dataset, dataset_fields),
 	PART(struct psgd_config, training, training_fields),
@@ -288,6 +291,8 @@ static const struct psgd__key keys[] = {
 	{"benchmark_save_dir", NULL, 0, 0, 0, NULL},
 	{"seed", "42", 0, 0, 0, NULL},
 	{"threads", "1", 1, 1024, 0, NULL},
+	{"device", "auto", 0, 0, 0, "auto, cpu, cuda"},
+	{"allow_mixed", "false", 0, 0, 0, NULL},
 
 	{"model.name", NULL, 0, 0, REQUIRED,
 		"mlp, cnn, resnet8, resnet20, resnet18, resnet34, resnet50, resnet101, resnet152"},
@@ -324,6 +329,7 @@ static const struct psgd__key keys[] = {
 	{"training.warmup_epochs", "0", 0, 0, 0, NULL},
 	{"training.warmup_start_lr", "0", 0, 0, 0, NULL},
 	{"training.warmup_min_factor", "1e-8", 0, 1, ABOVE, NULL},
+	{"training.tf32", "convolutions", 0, 0, 0, "none, convolutions, all"},
 
 	{"powerSGD.use_error_feedback", "true", 0, 0, 0, NULL},
 	{"powerSGD.min_compression_rate", "2", 1, 0, 0, NULL},
@@ -427,7 +433,7 @@ static const struct psgd__key keys[] = {
 	{"network_limits.schedule[].ingress_mbps", NULL, 0, MOST_MBPS, 0, NULL},
 	{"network_limits.schedule[].latency_ms", NULL, 0, MOST_MS, 0, NULL},
 
-	{"communication.transport", "gloo", 0, 0, 0, "gloo"},
+	{"communication.transport", "auto", 0, 0, 0, "auto, gloo, nccl"},
 	{"communication.interface", NULL, 0, 0, 0, NULL},
 	{"communication.timeout_s", "60", 0, 1e6, ABOVE, NULL},
 	{"communication.overlap", "true", 0, 0, 0, NULL},

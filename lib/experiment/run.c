@@ -155,7 +155,7 @@ static void row_first(struct psgd_run *run, struct psgd__row *line,
 	psgd__row_seconds(line, report->step_ns);
 	psgd__row_seconds(line, report->compute_ns);
 	psgd__row_number(line, memory_mb(run));
-	psgd__row_count(line, 0);
+	psgd__row_number(line, (double)row->gpu_memory_bytes / (1 << 20));
 	psgd__row_number(line, ratio((double)report->raw_bytes, (double)report->payload_bytes));
 	/* Bits per ns are 1000 Mbit/s. */
 	psgd__row_number(line, ratio((double)(report->sent_bytes - report->sync_bytes) * 8 * 1000,

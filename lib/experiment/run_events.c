@@ -82,10 +82,11 @@ static psgd_status event_notices(struct psgd_run *run, const char *notices)
 psgd_status psgd__event_start(struct psgd_run *run, const struct psgd_run_options *options)
 {
 	PSGD__TRY(psgd__event_append(
-		run, json_pack("{s:f, s:s, s:s, s:o, s:i, s:o, s:I}", "time", psgd__unix_time(),
-			     "event", "start", "version", psgd_version_string(), "name",
-			     psgd__json_text(options->config->name), "workers", (int)run->n_workers,
-			     "transport", psgd__json_text(options->transport), "seed",
+		run, json_pack("{s:f, s:s, s:s, s:o, s:i, s:o, s:o, s:I}", "time",
+			     psgd__unix_time(), "event", "start", "version", psgd_version_string(),
+			     "name", psgd__json_text(options->config->name), "workers",
+			     (int)run->n_workers, "transport", psgd__json_text(options->transport),
+			     "device", psgd__json_device(options->cuda), "seed",
 			     (json_int_t)options->config->seed)));
 	return event_notices(run, psgd_config_notices(options->config));
 }

@@ -49,6 +49,23 @@ static json_t *sha256(const char *text)
 	return json_string(hex);
 }
 
+/* As CUDA counts: 13000 is 13.0. */
+static json_t *cuda_version(uint32_t version)
+{
+	return json_sprintf("%u.%u", version / 1000, version % 1000 / 10);
+}
+
+json_t *psgd__json_device(const struct psgd_cuda_info *cuda)
+{
+	if (!cuda)
+		return json_pack("{s:s}", "kind", "cpu");
+	return json_pack("{s:s, s:o, s:o, s:I, s:o, s:o}", "kind", "cuda", "name",
+		psgd__json_text(cuda->name), "compute_capability",
+		json_sprintf("%u.%u", cuda->major, cuda->minor), "memory_bytes",
+		(json_int_t)cuda->memory_bytes, "driver", cuda_version(cuda->driver), "runtime",
+		cuda_version(cuda->runtime));
+}
+
 /* A secret in the environment must not reach a file that is passed around; a path may. */
 static bool is_secret(const char *name, size_t n)
 {
@@ -149,16 +166,16 @@ psgd_status psgd__manifest_write(
 
 	uname(&own);
 	value = json_pack("{s:i, s:o, s:s, s:s, s:o, s:o, s:o, s:o, s:i, s:o, s:i, s:o, s:o, s:o, "
-			  "s:I, s:o, s:o}",
+			  "s:o, s:I, s:o, s:o}",
 		"schema", SCHEMA_VERSION, "name", psgd__json_text(config->name), "psgd_version",
 		psgd_version_string(), "compiler", __VERSION__, "host",
 		psgd__json_text(own.nodename), "kernel", psgd__json_text(own.release), "machine",
 		psgd__json_text(own.machine), "cpu", cpu_model(), "cores",
 		(int)sysconf(_SC_NPROCESSORS_ONLN), "command_line",
 		psgd__json_text(options->command_line), "workers", (int)run->n_workers, "transport",
-		psgd__json_text(options->transport), "link", link_of(config), "config_sha256",
-		sha256(resolved), "seed", (json_int_t)config->seed, "started", started(run),
-		"environment", environment());
+		psgd__json_text(options->transport), "device", psgd__json_device(options->cuda),
+		"link", link_of(config), "config_sha256", sha256(resolved), "seed",
+		(json_int_t)config->seed, "started", started(run), "environment", environment());
 	status = psgd__json_replace(run->dir_fd, "manifest.json", value, false);
 	json_decref(value);
 	return status ? psgd__run_fail_write(run, "manifest.json") : PSGD_OK;

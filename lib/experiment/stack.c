@@ -22,6 +22,18 @@ psgd_status psgd__stack_failed(struct psgd_stack *stack, psgd_status status)
 	return status;
 }
 
+void psgd__stack_tell(struct psgd_stack *stack, enum psgd_log_level level, const char *format, ...)
+{
+	char text[PATH_MAX + 256];
+	va_list args;
+
+	va_start(args, format);
+	psgd__vtext(text, sizeof(text), format, args);
+	va_end(args);
+	if (stack->log && level <= stack->log_level)
+		stack->log(stack->log_user, level, text);
+}
+
 int64_t psgd__stack_timeout_ns(const struct psgd_stack *stack)
 {
 	return (int64_t)(stack->config->communication.timeout_s * 1e9);
@@ -99,6 +111,8 @@ psgd_status psgd_stack_open(const struct psgd_stack_options *options, psgd_stack
 	stack->log = own.log;
 	stack->log_user = own.log_user;
 	stack->log_level = own.log_level;
+	stack->probe = own.cuda;
+	stack->probe_user = own.cuda_user;
 	stack->launch.size = sizeof(stack->launch);
 	status = read_settings(stack);
 	if (!status)
@@ -237,10 +251,10 @@ void psgd_stack_close(psgd_stack **stack, psgd_status status, const char *reason
 	psgd_run_close(&s->run);
 	psgd_controller_destroy(&s->controller);
 	psgd_compressor_destroy(&s->compressor);
-	psgd_device_destroy(&s->device);
 	psgd_transport_destroy(&s->shaped);
 	psgd_shaper_destroy(&s->shaper);
 	psgd_transport_destroy(&s->network);
+	psgd_device_destroy(&s->device);
 	psgd_rendezvous_close(&s->rendezvous);
 	psgd_config_free(&s->config);
 	free(s->module_dir);

@@ -26,11 +26,13 @@ static const char *const places[] = {"dataset.root", "dataset.loader_threads",
 	"results_csv", "benchmark_save_dir", "rank_control.replay", "network_limits.interface",
 	"model.weights", "compression.calibration.save_dir", "compression.calibration.csv_name",
 	NULL};
-/* What a run that goes on may have otherwise, beside places: how long it goes, its network. */
+/* What a run that goes on may have otherwise, beside places: how long it goes, its network, its
+ * device. */
 static const char *const resumed[] = {"training.epochs", "training.max_iterations", "checkpoint.",
-	"communication.", "network_limits.", NULL};
+	"communication.", "network_limits.", "device", "allow_mixed", NULL};
 /* What does not make a finished run unfinished. */
-static const char *const finished[] = {"checkpoint.", "communication.", "network_limits.", NULL};
+static const char *const finished[] = {
+	"checkpoint.", "communication.", "network_limits.", "device", "allow_mixed", NULL};
 
 /* Which keys are left out, and how a row reads. */
 struct rules {

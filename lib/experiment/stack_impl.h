@@ -10,6 +10,7 @@
 #include "experiment/link_check.h"
 
 #define PSGD__REPORT_BYTES 4096
+#define PSGD__WHY_BYTES 512
 
 /* The environment. Text that is not set, or empty, is NULL; it is valid while the stack opens. */
 struct psgd__stack_settings {
@@ -36,6 +37,12 @@ struct psgd_stack {
 	struct psgd_config *config;
 	struct psgd_launch launch;
 	psgd_rendezvous *rendezvous;
+	psgd_status (*probe)(void *user, uint32_t ordinal, char *reason, size_t bytes);
+	void *probe_user;
+	uint32_t cpu_without;	    /* of the CPU's instruction sets */
+	bool on_cuda;		    /* else on the CPU; before the workers agree: could be */
+	struct psgd_cuda_info cuda; /* runtime 0: there is no module */
+	char why_not_cuda[PSGD__WHY_BYTES]; /* "": nobody has looked */
 	struct psgd_device device;
 	struct psgd_compressor compressor;
 	struct psgd_controller controller;
@@ -59,11 +66,19 @@ psgd_status psgd__stack_fail(struct psgd_stack *stack, psgd_status status, const
 psgd_status psgd__stack_failed(struct psgd_stack *stack, psgd_status status);
 /* A call of the rendezvous that failed: its text. */
 psgd_status psgd__stack_rendezvous_failed(struct psgd_stack *stack, psgd_status status);
+/* A line for the user's log. */
+void psgd__stack_tell(struct psgd_stack *stack, enum psgd_log_level level, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
 int64_t psgd__stack_timeout_ns(const struct psgd_stack *stack);
 const struct psgd_transport *psgd__stack_transport(const struct psgd_stack *stack);
 
 /* All of psgd_stack_open, in its order; what is there when it fails is for psgd_stack_close. */
 psgd_status psgd__stack_open_all(struct psgd_stack *stack);
+
+/* What this worker could compute on. UNSUPPORTED: not on what the configuration says. */
+psgd_status psgd__stack_find_device(struct psgd_stack *stack);
+/* Opens what all workers can; says so. On all workers. */
+psgd_status psgd__stack_open_device(struct psgd_stack *stack);
 
 /* The link model, if there is something for the process to limit. */
 psgd_status psgd__stack_open_link(struct psgd_stack *stack);

@@ -174,26 +174,10 @@ out:
 
 /* --- opening, in this order --- */
 
-static psgd_status open_device(struct psgd_stack *stack)
-{
-	const char *cpu = stack->settings.cpu ? stack->settings.cpu : "auto";
-	struct psgd_device_cpu_options options = PSGD_INIT(psgd_device_cpu_options);
-	psgd_status status = psgd_device_cpu_without(cpu, &options.without);
-
-	if (status == PSGD_ERR_UNSUPPORTED)
-		return psgd__stack_fail(
-			stack, status, "PSGD_CPU is \"%s\", which this processor lacks", cpu);
-	if (status)
-		return psgd__stack_fail(stack, PSGD_ERR_CONFIG,
-			"PSGD_CPU is \"%.40s\", expected auto, plain, avx2 or avx512", cpu);
-	options.threads = stack->config->threads;
-	return psgd__stack_failed(stack, psgd_device_cpu(&options, &stack->device));
-}
-
 /* What needs no other worker; a mistake shows before anybody is waited for. */
 static psgd_status open_objects(struct psgd_stack *stack)
 {
-	psgd_status status = open_device(stack);
+	psgd_status status = psgd__stack_find_device(stack);
 
 	if (!status)
 		status = psgd_config_compressor(stack->config, &stack->compressor);
@@ -227,22 +211,43 @@ static psgd_status open_rendezvous(struct psgd_stack *stack)
 	return psgd__stack_failed(stack, psgd_rendezvous_open(&options, &stack->rendezvous));
 }
 
-static psgd_status open_network(struct psgd_stack *stack)
+static psgd_status open_nccl(struct psgd_stack *stack, const struct psgd_oob *oob)
+{
+	struct psgd_nccl_options options = PSGD_INIT(psgd_nccl_options);
+
+	options.oob = oob;
+	options.timeout_ns = psgd__stack_timeout_ns(stack);
+	options.module_dir = stack->settings.module_dir;
+	options.error = stack->text;
+	options.error_bytes = sizeof(stack->text);
+	options.ordinal = stack->launch.local_rank;
+	return psgd_transport_nccl(&options, &stack->network);
+}
+
+static psgd_status open_gloo(struct psgd_stack *stack, const struct psgd_oob *oob)
 {
 	struct psgd_gloo_options options = PSGD_INIT(psgd_gloo_options);
-	struct psgd_oob oob = psgd_rendezvous_oob(stack->rendezvous);
 
-	if (stack->launch.n_workers == 1)
-		return psgd__stack_failed(stack,
-			psgd_transport_local(1, psgd__stack_timeout_ns(stack), &stack->network));
-	options.oob = &oob;
+	options.oob = oob;
 	options.address = psgd_rendezvous_address(stack->rendezvous);
 	options.interface_name = stack->config->communication.interface;
 	options.timeout_ns = psgd__stack_timeout_ns(stack);
 	options.module_dir = stack->settings.module_dir;
 	options.error = stack->text;
 	options.error_bytes = sizeof(stack->text);
-	return psgd__stack_failed(stack, psgd_transport_gloo(&options, &stack->network));
+	return psgd_transport_gloo(&options, &stack->network);
+}
+
+/* What carries memory of the device. */
+static psgd_status open_network(struct psgd_stack *stack)
+{
+	struct psgd_oob oob = psgd_rendezvous_oob(stack->rendezvous);
+
+	if (stack->launch.n_workers == 1)
+		return psgd__stack_failed(stack,
+			psgd_transport_local(1, psgd__stack_timeout_ns(stack), &stack->network));
+	return psgd__stack_failed(
+		stack, stack->on_cuda ? open_nccl(stack, &oob) : open_gloo(stack, &oob));
 }
 
 /* What PSGD_RESUME names is the run folder, whatever the configuration says. */
@@ -285,6 +290,7 @@ static psgd_status open_run(struct psgd_stack *stack)
 	psgd__text(transport, sizeof(transport), "%s%s", stack->network.ops->name,
 		stack->shaped.ops ? ", shaped" : "");
 	options.transport = transport;
+	options.cuda = stack->on_cuda ? &stack->cuda : NULL;
 	options.worker = stack->launch.worker;
 	options.n_workers = stack->launch.n_workers;
 	options.overwrite = stack->settings.overwrite;
@@ -312,6 +318,7 @@ psgd_status psgd__stack_open_all(struct psgd_stack *stack)
 	PSGD__TRY(psgd__stack_find_checkpoint(stack));
 	if (stack->resume.done)
 		return PSGD_OK;
+	PSGD__TRY(psgd__stack_open_device(stack));
 	PSGD__TRY(open_network(stack));
 	status = psgd__stack_open_kernel(stack);
 	if (!status)

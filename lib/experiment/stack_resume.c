@@ -31,24 +31,9 @@ struct offer {
 	struct mark marks[PSGD__CHECKPOINTS_MAX];
 };
 
-static void tell(struct psgd_stack *stack, enum psgd_log_level level, const char *format, ...)
-	__attribute__((format(printf, 3, 4)));
-
-static void tell(struct psgd_stack *stack, enum psgd_log_level level, const char *format, ...)
-{
-	char text[PATH_MAX + 256];
-	va_list args;
-
-	va_start(args, format);
-	psgd__vtext(text, sizeof(text), format, args);
-	va_end(args);
-	if (stack->log && level <= stack->log_level)
-		stack->log(stack->log_user, level, text);
-}
-
 static void say_unused(void *user, const char *text)
 {
-	tell(user, PSGD_LOG_WARN, "%s", text);
+	psgd__stack_tell(user, PSGD_LOG_WARN, "%s", text);
 }
 
 /* --- what worker 0 says --- */
@@ -194,7 +179,7 @@ static psgd_status nothing_common(struct psgd_stack *stack, const struct offer *
 			" workers hold, which --resume auto needs%s; --overwrite begins anew",
 			stack->run_dir, stack->launch.n_workers, who);
 	if (stack->launch.worker == 0)
-		tell(stack, any ? PSGD_LOG_WARN : PSGD_LOG_INFO,
+		psgd__stack_tell(stack, any ? PSGD_LOG_WARN : PSGD_LOG_INFO,
 			"%s: nothing to resume (%s), the run begins anew", stack->run_dir, text);
 	return PSGD_OK;
 }
@@ -234,7 +219,7 @@ static psgd_status take_checkpoint(struct psgd_stack *stack, const struct mark *
 		stack->resume.epoch = epoch ? strtoull(epoch, NULL, 10) : 0;
 		stack->resume.run = mark->run;
 		if (stack->launch.worker == 0)
-			tell(stack, PSGD_LOG_INFO,
+			psgd__stack_tell(stack, PSGD_LOG_INFO,
 				"%s: the run goes on from its checkpoint of iteration %" PRIu64,
 				stack->run_dir, mark->iteration);
 	}
@@ -302,7 +287,7 @@ psgd_status psgd__stack_find_checkpoint(struct psgd_stack *stack)
 	if (order.done) {
 		stack->resume.done = true;
 		if (stack->launch.worker == 0)
-			tell(stack, PSGD_LOG_INFO,
+			psgd__stack_tell(stack, PSGD_LOG_INFO,
 				"%s: the run has finished, nothing is left to do", stack->run_dir);
 		return PSGD_OK;
 	}

@@ -31,6 +31,9 @@ static char root[64];
 static struct outcome *outcomes; /* shared with the workers */
 static uint16_t port;
 static uint64_t first_step; /* above 0: as after a resume */
+/* What else a worker says when it opens its stack, and what it does with it; NULL: nothing. */
+static void (*adjust)(uint32_t worker, struct psgd_stack_options *options);
+static void (*inspect)(uint32_t worker, psgd_stack *stack);
 
 static const char yaml[] = "name: unit\n"
 			   "model: {name: mlp, num_classes: 10}\n"
@@ -148,9 +151,13 @@ static inline void train(uint32_t worker, uint32_t n, struct outcome *out)
 	set_number("WORLD_SIZE", n);
 	options.error = out->error;
 	options.error_bytes = sizeof(out->error);
+	if (adjust)
+		adjust(worker, &options);
 	out->status = psgd_stack_open(&options, &stack);
 	if (out->status)
 		return;
+	if (inspect)
+		inspect(worker, stack);
 	out->status = psgd_stack_session(stack, &tensor, 1, &session);
 	for (uint64_t step = first_step; step < STEPS && out->status == PSGD_OK; step++) {
 		for (int i = 0; i < 32; i++)

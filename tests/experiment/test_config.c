@@ -140,7 +140,10 @@ START_TEST(default_control_and_network)
 	ck_assert_ptr_null(c->network_limits.target_ip);
 	ck_assert(c->network_limits.auto_cleanup);
 	ck_assert_ptr_null(c->network_limits.schedule);
-	SAME_TEXT(c->communication.transport, "gloo");
+	SAME_TEXT(c->communication.transport, "auto");
+	SAME_TEXT(c->device, "auto");
+	ck_assert(!c->allow_mixed);
+	SAME_TEXT(c->training.tf32, "convolutions");
 	ck_assert_ptr_null(c->communication.interface);
 	EXACT(c->communication.timeout_s, 60);
 	ck_assert(c->communication.overlap);

@@ -98,6 +98,18 @@ END_TEST
 
 #define RANGES "ranges: [{start_epoch: 1, end_epoch: 1, rank: 2}]"
 
+/* What only CUDA devices have. */
+START_TEST(notices_of_the_cpu)
+{
+	struct psgd_config *c =
+		load_text(SMALLEST "device: cpu\nallow_mixed: true\n", "training.tf32=all");
+
+	ck_assert_str_eq(psgd_config_notices(c), "allow_mixed: inactive, device is cpu\n"
+						 "training.tf32: inactive, device is cpu\n");
+	psgd_config_free(&c);
+}
+END_TEST
+
 /* Read again, a configuration that was written out says the same. */
 START_TEST(notices)
 {
@@ -114,6 +126,8 @@ START_TEST(notices)
 			"powerSGD.batch_tensors_with_same_shape: nothing to change, the matrices "
 			"of a bucket are always computed together\n"},
 		{"powerSGD.matrix_approximation_rank=3", ""},
+		{"device=cpu", ""},
+		{"allow_mixed=true", ""},
 		{"network_limits={enable: yes, loss_pct: 1}", ""},
 		{"network_limits={enable: yes, schedule: [{at_second: 2, egress_mbps: 1}]}", ""},
 		{"network_limits={enable: yes, bandwidth_mbps: 0}",
@@ -210,6 +224,7 @@ static Suite *suite(void)
 	tcase_add_test(t, default_depends);
 	tcase_add_test(t, after_calibration);
 	tcase_add_test(t, notices);
+	tcase_add_test(t, notices_of_the_cpu);
 	suite_add_tcase(s, t);
 	return s;
 }

@@ -98,8 +98,20 @@ static const struct refusal words[] = {
 	{"", "rank_control.choice=norm", "override 'rank_control.choice=norm': expected one of "
 		"max, fixed, schedule, epochnorm, ema, accordion, lgreco, entropy, replay, "
 		"got 'norm'"},
-	{"", "communication.transport=nccl",
-		"override 'communication.transport=nccl': expected gloo, got 'nccl'"},
+	{"", "communication.transport=mpi", "override 'communication.transport=mpi': "
+		"expected one of auto, gloo, nccl, got 'mpi'"},
+	{"", "device=gpu",
+		"override 'device=gpu': expected one of auto, cpu, cuda, got 'gpu'"},
+	{"", "allow_mixed=some",
+		"override 'allow_mixed=some': expected true or false, got 'some'"},
+	{"", "training.tf32=some", "override 'training.tf32=some': "
+		"expected one of none, convolutions, all, got 'some'"},
+	{"device: cuda", "communication.transport=gloo",
+		"override 'communication.transport=gloo': "
+		"gloo is for device: cpu, expected nccl or auto with device: cuda"},
+	{"communication: {transport: nccl}", "device=cpu",
+		"t.yaml:8:28: communication.transport: "
+		"nccl is for device: cuda, expected gloo or auto with device: cpu"},
 	{"", "name=a/b", "override 'name=a/b': expected a name without '/', got 'a/b'"},
 	{"", "name=..",
 		"override 'name=..': expected a name that does not begin with '.', got '..'"},

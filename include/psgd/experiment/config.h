@@ -18,6 +18,8 @@ struct psgd_config {
 	char *benchmark_save_dir; /* NULL: <save_dir>/benchmark */
 	uint64_t seed;
 	unsigned threads; /* compute threads of a worker */
+	char *device;	  /* auto, cpu, cuda */
+	bool allow_mixed; /* workers with different devices may train together */
 	struct psgd_config_model model;
 	struct psgd_config_dataset dataset;
 	struct psgd_config_training training;

@@ -43,6 +43,7 @@ struct psgd_config_training {
 	unsigned T_max; /* epochs; 0: epochs */
 	unsigned warmup_epochs;
 	double warmup_start_lr, warmup_min_factor;
+	char *tf32; /* on CUDA, what may be computed in TF32: none, convolutions, all */
 };
 
 struct psgd_config_powersgd {
@@ -163,7 +164,7 @@ struct psgd_config_network {
 };
 
 struct psgd_config_communication {
-	char *transport; /* gloo */
+	char *transport; /* auto, gloo, nccl */
 	char *interface; /* NULL: by the master's address */
 	double timeout_s;
 	bool overlap;

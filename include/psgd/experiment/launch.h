@@ -2,7 +2,7 @@
 #ifndef PSGD_EXPERIMENT_LAUNCH_H
 #define PSGD_EXPERIMENT_LAUNCH_H
 
-#include <psgd/types.h>
+#include <psgd/device.h>
 
 PSGD_BEGIN
 
@@ -32,6 +32,16 @@ struct psgd_launch_flags {
  */
 PSGD_API psgd_status psgd_launch_resolve(const struct psgd_launch_flags *flags,
 	struct psgd_launch *out, char *error, size_t error_bytes);
+
+/*
+ * Whether this worker could compute on a CUDA device as far as machine and library go: the one
+ * whose ordinal is the local rank, where every worker of the node has its own, and with NCCL if
+ * there are other workers. *out: what the device is; runtime is 0 where there is not even the
+ * module. error: the reason of a failure. module_dir as in psgd_device_cuda_options. Errors:
+ * UNSUPPORTED (no device for this worker), INVALID, and those of psgd_cuda_info. Any thread.
+ */
+PSGD_API psgd_status psgd_launch_cuda(const struct psgd_launch *launch, const char *module_dir,
+	struct psgd_cuda_info *out, char *error, size_t error_bytes);
 
 PSGD_END
 #endif

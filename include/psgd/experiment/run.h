@@ -25,6 +25,7 @@ struct psgd_run_options {
 	uint64_t resume_iteration, resume_epoch;
 	uint32_t resume; /* 1: so */
 	uint32_t reserved;
+	const struct psgd_cuda_info *cuda; /* worker 0's device, for the records; NULL: the CPU */
 };
 
 /* One optimizer step. Also the source of the live progress. */
@@ -35,6 +36,7 @@ struct psgd_run_iteration {
 	double loss, accuracy; /* of the local batch; accuracy in percent */
 	double learning_rate;
 	const struct psgd_report *report; /* decision.changed appends to events.jsonl */
+	uint64_t gpu_memory_bytes;	  /* that the worker uses on its device; 0: none */
 };
 
 struct psgd_run_epoch {

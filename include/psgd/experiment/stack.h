@@ -19,6 +19,13 @@ struct psgd_stack_options {
 	uint32_t reserved;
 	char *error;
 	size_t error_bytes;
+	/*
+	 * Whether the trainer can compute on that CUDA device: OK, or UNSUPPORTED and the reason.
+	 * Asked at most once, in psgd_stack_open, where configuration, machine and library allow
+	 * it. NULL: it computes on the CPU only.
+	 */
+	psgd_status (*cuda)(void *user, uint32_t ordinal, char *reason, size_t bytes);
+	void *cuda_user;
 };
 
 /*
@@ -29,7 +36,10 @@ struct psgd_stack_options {
  * folder or a checkpoint, see checkpoint.h, and the identity of launch.h),
  * loads the configuration, meets the other workers, compares configurations with worker 0's
  * (MISMATCH: error is a table of the keys that differ), opens the transport, shaped if the
- * configuration says so, and the run folder, and measures the network. With network_limits.method
+ * configuration says so, and the run folder, and measures the network. Gradients live on CUDA
+ * devices and go by NCCL, or in the host's memory and go by Gloo: as `device` says, with auto on
+ * CUDA if all workers can; the log says what became of it (MISMATCH: workers that differ, without
+ * allow_mixed). With network_limits.method
  * tc or tc+model, limits that `psgd run` has set, it looks whether they act: if less leaves by the
  * interface than was sent, or the rate is off by more than 10 %, all workers fail (IO: the error
  * says what is likely). On success *out is ended by psgd_stack_close. One thread.
@@ -54,6 +64,12 @@ PSGD_API const struct psgd_config *psgd_stack_config(const psgd_stack *stack);
 PSGD_API const struct psgd_launch *psgd_stack_launch(const psgd_stack *stack);
 PSGD_API psgd_run *psgd_stack_run(psgd_stack *stack);
 PSGD_API const struct psgd_controller *psgd_stack_controller(const psgd_stack *stack);
+
+/* Where gradients live. One that has stream_create is a CUDA device. */
+PSGD_API const struct psgd_device *psgd_stack_device(const psgd_stack *stack);
+/* What that CUDA device is; NULL: it is the CPU. ordinal may be NULL. Lives as long as the stack.
+ */
+PSGD_API const struct psgd_cuda_info *psgd_stack_cuda(const psgd_stack *stack, uint32_t *ordinal);
 
 /*
  * 0: no failure. 2: CONFIG INVALID STATE MISMATCH. 3: PEER_LOST. 4: TIMEOUT. 5: UNSUPPORTED AUTH
