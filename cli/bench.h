@@ -68,7 +68,7 @@ struct cli_bench_copy {
 	const struct cli_bench_model *model;
 	struct psgd_compressor compressor;
 	psgd_session *session;
-	float *values;
+	float *values; /* of the device */
 	struct psgd_grad *grads;
 	struct psgd_bucket *buckets;
 	char error[256];
@@ -107,6 +107,17 @@ psgd_status cli_bench_floor_run(struct cli_bench_floor *floor, const struct cli_
 
 /* Values that a sum of two makes no special case of. */
 void cli_bench_fill(float *values, size_t n, uint64_t seed);
+
+/* ---- bench_device.c ---- */
+
+/* Calls on it return before they have finished; its memory is not the host's. */
+bool cli_bench_is_async(const struct psgd_device *device);
+/* cli_bench_fill of memory of the device. */
+psgd_status cli_bench_upload(const struct psgd_device *device, float *to, size_t n, uint64_t seed);
+/* Waits until all that is in the stream is done. */
+psgd_status cli_bench_finish(const struct psgd_device *device, psgd_stream stream);
+/* 10^9 bytes a second, read and written, in copies of a buffer that no cache holds. */
+psgd_status cli_bench_bandwidth(const struct psgd_device *device, double *gb_per_s);
 
 /* ---- bench_cache.c ---- */
 

@@ -16,11 +16,25 @@
 	4 /* so many caches of other memory are used before a copy's turn comes again              \
 	   */
 
-enum key { KEY_MODEL = 256, KEY_RANKS, KEY_THREADS, KEY_ISA, KEY_ITERATIONS, KEY_JSON };
+/* Of a CUDA device: larger than what any of them has. */
+#define CUDA_CACHE_BYTES ((size_t)128 << 20)
+
+enum key {
+	KEY_MODEL = 256,
+	KEY_RANKS,
+	KEY_DEVICE,
+	KEY_ORDINAL,
+	KEY_THREADS,
+	KEY_ISA,
+	KEY_ITERATIONS,
+	KEY_JSON
+};
 
 static const struct argp_option flags[] = {
 	{"model", KEY_MODEL, "NAME", 0, "mlp, resnet18, resnet50, vgg16 or gpt2 (resnet18)", 0},
 	{"ranks", KEY_RANKS, "LIST", 0, "Matrix ranks, or dense (1,2,4,8,16,32)", 0},
+	{"device", KEY_DEVICE, "cpu|cuda", 0, "What computes (cpu)", 0},
+	{"ordinal", KEY_ORDINAL, "N", 0, "Which CUDA device (0)", 0},
 	{"threads", KEY_THREADS, "K", 0, "Threads of the worker (1)", 0},
 	{"isa", KEY_ISA, "NAME", 0, "Kernels: plain, avx2, avx512 or auto, the best (auto)", 0},
 	{"iterations", KEY_ITERATIONS, "N", 0, "Timed steps of each rank (20)", 0},
@@ -40,7 +54,11 @@ static const char doc[] =
 	"the machine was.\n\n"
 	"project is the first phase of a step (orthonormalize Q, g += e, P = g Q), back_project "
 	"the second (Q = g' P), reconstruct the third (g = P Q', e = what is left). memory is "
-	"error memory, Q and the messages of all buckets, over the gradients' bytes.";
+	"error memory, Q and the messages of all buckets, over the gradients' bytes.\n\n"
+	"With --device cuda a phase ends when the device is through with it, and the device's "
+	"copies "
+	"of a large buffer are timed in the same run: copy GB/s counts bytes read and written, as "
+	"that of the floor does.";
 
 /* What to leave out, so that the kernels of that name are the best that are left. */
 static const struct isa {
@@ -56,6 +74,8 @@ static const struct isa {
 struct arguments {
 	const char *model, *json;
 	const struct isa *isa;
+	bool cuda;
+	int64_t ordinal;
 	int64_t threads;
 	uint32_t ranks[MAX_RANKS];
 	size_t n_ranks;
@@ -66,6 +86,8 @@ struct bench {
 	const struct arguments *arguments;
 	struct cli_bench_model model;
 	struct psgd_device device;
+	char device_name[512];
+	double copy_gb_per_s; /* of a CUDA device */
 	struct cli_bench_floor *floors;
 	struct cli_bench_copy *copies; /* n_copies of each rank */
 	struct cli_bench_series *series;
@@ -101,18 +123,48 @@ static bool allocate(struct bench *b)
 	return true;
 }
 
-static psgd_status open_device(struct bench *b)
-{
-	struct psgd_device_cpu_options options = PSGD_INIT(psgd_device_cpu_options);
-
-	options.threads = (uint32_t)b->arguments->threads;
-	options.without = b->arguments->isa->without;
-	return psgd_device_cpu(&options, &b->device);
-}
-
 static const char *isa_name(const struct bench *b)
 {
-	return b->device.ops->variant(b->device.self);
+	return b->device.ops->variant ? b->device.ops->variant(b->device.self) : "-";
+}
+
+/* Complains, and returns an exit code. */
+static int open_device(struct bench *b)
+{
+	const struct arguments *a = b->arguments;
+	struct psgd_device_cpu_options options = PSGD_INIT(psgd_device_cpu_options);
+	psgd_status status;
+
+	if (a->cuda) {
+		status = cli_open_cuda(
+			(uint32_t)a->ordinal, &b->device, b->device_name, sizeof(b->device_name));
+		if (status == PSGD_OK)
+			return CLI_OK;
+		cli_complain("bench: --device cuda: %s", b->device_name);
+		return CLI_ENVIRONMENT;
+	}
+	options.threads = (uint32_t)a->threads;
+	options.without = a->isa->without;
+	snprintf(b->device_name, sizeof(b->device_name), "cpu");
+	status = psgd_device_cpu(&options, &b->device);
+	if (status < 0) {
+		cli_complain("bench: %s", psgd_status_text(status));
+		return CLI_FAILED;
+	}
+	if (a->isa == isas || strcmp(a->isa->name, isa_name(b)) == 0)
+		return CLI_OK;
+	cli_complain("bench: --isa %s: this processor does not have it", a->isa->name);
+	return CLI_ENVIRONMENT;
+}
+
+static size_t available_bytes(const struct bench *b)
+{
+	uint64_t free_bytes = 0, total = 0;
+
+	if (!b->arguments->cuda)
+		return cli_bench_available_bytes();
+	b->device.ops->memory(b->device.self, &free_bytes, &total);
+	return (size_t)free_bytes;
 }
 
 static psgd_status open_all(struct bench *b)
@@ -219,10 +271,12 @@ static void print_setting(const struct bench *b)
 	printf("%s: %zu values in %zu tensors and %zu buckets, %s; %lld rounds\n",
 		b->arguments->model, b->model.n_values, b->model.n_tensors, b->model.n_buckets,
 		gradients, (long long)b->arguments->iterations);
-	printf("threads %lld, isa %s; working set %s (%zu of each rank, %zu of the floor), cache "
-	       "%s\n",
-		(long long)b->arguments->threads, isa_name(b), set, b->rotation.n_copies,
-		b->rotation.n_floors, cache);
+	if (b->arguments->cuda)
+		printf("%s, copies %.1f GB/s", b->device_name, b->copy_gb_per_s);
+	else
+		printf("threads %lld, isa %s", (long long)b->arguments->threads, isa_name(b));
+	printf("; working set %s (%zu of each rank, %zu of the floor), cache %s\n", set,
+		b->rotation.n_copies, b->rotation.n_floors, cache);
 	if (b->rotation.capped)
 		printf("memory does not suffice for %d times the cache: times may be of warm "
 		       "caches\n",
@@ -232,12 +286,17 @@ static void print_setting(const struct bench *b)
 
 static json_t *to_json(const struct bench *b)
 {
-	return json_pack("{s:s, s:I, s:s, s:I, s:I, s:I, s:b, s:o}", "model", b->arguments->model,
-		"threads", (json_int_t)b->arguments->threads, "isa", isa_name(b), "iterations",
+	json_t *root = json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:I, s:b, s:o}", "model",
+		b->arguments->model, "device", b->device_name, "threads",
+		(json_int_t)b->arguments->threads, "isa", isa_name(b), "iterations",
 		(json_int_t)b->arguments->iterations, "cache_bytes",
 		(json_int_t)b->rotation.cache_bytes, "working_set_bytes",
 		(json_int_t)b->rotation.bytes, "working_set_capped", b->rotation.capped, "results",
 		cli_bench_json(b->figures, b->arguments->n_ranks));
+
+	if (b->arguments->cuda)
+		json_object_set_new(root, "copy_gb_per_s", json_real(b->copy_gb_per_s));
+	return root;
 }
 
 static const char *reason(const struct bench *b, psgd_status status)
@@ -254,12 +313,16 @@ static int run_bench(struct bench *b)
 	const struct arguments *a = b->arguments;
 	psgd_status status = PSGD_ERR_NOMEM;
 	char set[32];
+	int code;
 
 	if (!cli_bench_model_open(a->model, &b->model))
 		goto failed;
-	b->rotation.cache_bytes = cli_bench_cache_bytes();
-	if (!cli_bench_rotate(&b->rotation, b->model.block_bytes, a->n_ranks,
-		    cli_bench_available_bytes() / 4 * 3)) {
+	code = open_device(b);
+	if (code != CLI_OK)
+		return code;
+	b->rotation.cache_bytes = a->cuda ? CUDA_CACHE_BYTES : cli_bench_cache_bytes();
+	if (!cli_bench_rotate(
+		    &b->rotation, b->model.block_bytes, a->n_ranks, available_bytes(b) / 4 * 3)) {
 		cli_complain("bench: %zu ranks of %s need %s of memory, which is more than can be "
 			     "had: give fewer --ranks",
 			a->n_ranks, a->model,
@@ -268,13 +331,9 @@ static int run_bench(struct bench *b)
 	}
 	if (!allocate(b))
 		goto failed;
-	status = open_device(b);
+	status = a->cuda ? cli_bench_bandwidth(&b->device, &b->copy_gb_per_s) : PSGD_OK;
 	if (status < 0)
 		goto failed;
-	if (a->isa != isas && strcmp(a->isa->name, isa_name(b)) != 0) {
-		cli_complain("bench: --isa %s: this processor does not have it", a->isa->name);
-		return CLI_ENVIRONMENT;
-	}
 	print_setting(b);
 	status = open_all(b);
 	if (status == PSGD_OK)
@@ -347,6 +406,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 				"--ranks: '%s' is not a list of ranks from 1 to %d, or 'dense'",
 				arg, MAX_RANK);
 		return 0;
+	case KEY_DEVICE:
+		if (strcmp(arg, "cpu") != 0 && strcmp(arg, "cuda") != 0)
+			argp_error(state, "--device: '%s' is none of cpu, cuda", arg);
+		a->cuda = strcmp(arg, "cuda") == 0;
+		return 0;
+	case KEY_ORDINAL:
+		cli_bench_number("--ordinal", arg, 0, 1023, &a->ordinal, state);
+		return 0;
 	case KEY_THREADS:
 		cli_bench_number("--threads", arg, 1, MAX_THREADS, &a->threads, state);
 		return 0;
@@ -361,6 +428,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case ARGP_KEY_ARG:
 		argp_error(state, "'%s': no argument is expected", arg);
+		return 0;
+	case ARGP_KEY_END:
+		if (a->cuda && (a->threads > 1 || a->isa != isas))
+			argp_error(
+				state, "--threads and --isa are of the CPU, not of --device cuda");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;

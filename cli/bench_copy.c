@@ -59,9 +59,10 @@ psgd_status cli_bench_copy_open(const struct cli_bench_model *model,
 	if (status != PSGD_OK)
 		return status;
 	out->values = memory;
-	cli_bench_fill(out->values, model->block_bytes / sizeof(float), seed);
+	status = cli_bench_upload(device, out->values, model->block_bytes / sizeof(float), seed);
 	fill_buckets(out);
-	status = make_compressor(rank, &out->compressor);
+	if (status == PSGD_OK)
+		status = make_compressor(rank, &out->compressor);
 	if (status != PSGD_OK)
 		return status;
 	options.device = device;
@@ -87,11 +88,27 @@ static psgd_status keep_error(struct cli_bench_copy *copy, psgd_status status)
 	return status < 0 ? status : PSGD_OK;
 }
 
+/* As far as it goes, and done: of an asynchronous device PENDING is no more than that. */
+static psgd_status next(const struct psgd_device *device, psgd_exchange *exchange,
+	struct psgd_collective *collective)
+{
+	psgd_status status, finished;
+
+	do
+		status = psgd_exchange_next(exchange, collective);
+	while (status == PSGD_PENDING && cli_bench_is_async(device));
+	if (status != PSGD_WANT_COLLECTIVE)
+		return status;
+	finished = cli_bench_finish(device, collective->stream);
+	return finished == PSGD_OK ? status : finished;
+}
+
 /*
  * Runs a bucket to its end. The first call is the projection and the last the reconstruction, with
  * a back projection between them where something is compressed.
  */
-static psgd_status drive(psgd_exchange *exchange, struct cli_bench_times *times, int64_t begin)
+static psgd_status drive(const struct psgd_device *device, psgd_exchange *exchange,
+	struct cli_bench_times *times, int64_t begin)
 {
 	struct psgd_collective collective = PSGD_INIT(psgd_collective);
 	int phase = CLI_BENCH_PROJECT;
@@ -100,7 +117,7 @@ static psgd_status drive(psgd_exchange *exchange, struct cli_bench_times *times,
 	do {
 		int64_t end;
 
-		status = psgd_exchange_next(exchange, &collective);
+		status = next(device, exchange, &collective);
 		if (status != PSGD_WANT_COLLECTIVE)
 			phase = CLI_BENCH_RECONSTRUCT;
 		end = cli_now_ns();
@@ -121,7 +138,7 @@ static psgd_status finish(struct cli_bench_copy *copy, struct psgd_report *repor
 	status = psgd_exchange_begin_finish(copy->session, &info, report, &exchange);
 	if (status < 0)
 		return status;
-	status = drive(exchange, &unused, 0);
+	status = drive(copy->device, exchange, &unused, 0);
 	psgd_exchange_end(&exchange);
 	return status;
 }
@@ -140,7 +157,7 @@ psgd_status cli_bench_copy_step(
 		status = psgd_exchange_begin(copy->session, &copy->buckets[b], NULL, &exchange);
 		if (status < 0)
 			break;
-		status = drive(exchange, times, begin);
+		status = drive(copy->device, exchange, times, begin);
 		psgd_exchange_end(&exchange);
 	}
 	if (status == PSGD_OK)
@@ -162,11 +179,11 @@ psgd_status cli_bench_copy_memory(struct cli_bench_copy *copy, struct psgd_memor
 	for (; n < model->n_buckets && status >= 0; n++) {
 		status = psgd_exchange_begin(copy->session, &copy->buckets[n], NULL, &exchanges[n]);
 		if (status >= 0)
-			status = psgd_exchange_next(exchanges[n], &collective);
+			status = next(copy->device, exchanges[n], &collective);
 	}
 	for (size_t b = 0; b < n; b++) {
 		if (status >= 0)
-			status = drive(exchanges[b], &unused, 0);
+			status = drive(copy->device, exchanges[b], &unused, 0);
 		psgd_exchange_end(&exchanges[b]);
 	}
 	free(exchanges);

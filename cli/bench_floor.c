@@ -4,7 +4,6 @@
  * Bucket by bucket, as a step is, so that both find in the caches what the pass before left there.
  */
 #include <stdlib.h>
-#include <string.h>
 
 #include "bench.h"
 
@@ -15,9 +14,7 @@ static psgd_status take_memory(const struct psgd_device *device, size_t bytes, f
 	psgd_status status = device->ops->alloc(device->self, bytes, &memory);
 
 	*out = memory;
-	if (status == PSGD_OK)
-		memset(memory, 0, bytes);
-	return status;
+	return status == PSGD_OK ? device->ops->zero(device->self, memory, bytes, NULL) : status;
 }
 
 psgd_status cli_bench_floor_open(const struct cli_bench_model *model,
@@ -36,7 +33,8 @@ psgd_status cli_bench_floor_open(const struct cli_bench_model *model,
 		status = take_memory(
 			device, (size_t)model->counts[i] * sizeof(float), &out->errors[i]);
 	if (status == PSGD_OK)
-		cli_bench_fill(out->values, model->block_bytes / sizeof(float), seed);
+		status = cli_bench_upload(
+			device, out->values, model->block_bytes / sizeof(float), seed);
 	return status;
 }
 
@@ -76,7 +74,7 @@ static psgd_status copy_dense(const struct cli_bench_floor *floor,
 			break;
 		message += model->counts[i];
 	}
-	return status;
+	return status == PSGD_OK ? cli_bench_finish(device, NULL) : status;
 }
 
 static psgd_status run_bucket(struct cli_bench_floor *floor, const struct cli_bench_copy *copy,

@@ -30,6 +30,7 @@ int cli_info(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 int cli_net(int argc, char **argv);
 int cli_lab(int argc, char **argv);
+int cli_selftest(int argc, char **argv);
 
 /* ---- options.c ---- */
 
@@ -62,6 +63,9 @@ void cli_complain(const char *format, ...) __attribute__((format(printf, 1, 2)))
 const char *cli_bytes_text(char *to, size_t bytes, double value);
 
 int64_t cli_now_ns(void);
+
+/* PSGD_MODULE_PATH; NULL: modules are where the library is. */
+const char *cli_module_dir(void);
 
 /* This process was started to ignore the signal, as by nohup. */
 bool cli_is_ignored(int signal_number);
@@ -120,6 +124,14 @@ int64_t cli_number(
  * NULL) limits it. Prints; returns an exit code.
  */
 int cli_net_test(const struct cli_place *place, const struct psgd_config *config);
+
+/* ---- device.c ---- */
+
+/* "13.0"; CUDA counts 13000. */
+const char *cli_cuda_version(char to[16], uint32_t version);
+
+/* name: what device it is, for people; on failure the reason. */
+psgd_status cli_open_cuda(uint32_t ordinal, struct psgd_device *out, char *name, size_t bytes);
 
 /* ---- trainer.c ---- */
 

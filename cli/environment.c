@@ -75,6 +75,7 @@ void cli_worker_settings(
 		cli_strings_add(out, "PSGD_RESUME=%s", job->resume);
 	if (!getenv("OMP_NUM_THREADS"))
 		cli_strings_add(out, "OMP_NUM_THREADS=%u", job->config->threads);
+	cli_nccl_settings(job, out);
 }
 
 void cli_worker_environment(

@@ -19,6 +19,7 @@ static const struct command {
 	{"bench", cli_bench},
 	{"net", cli_net},
 	{"lab", cli_lab},
+	{"selftest", cli_selftest},
 };
 
 static const char doc[] =
@@ -30,7 +31,8 @@ static const char doc[] =
 	"  info            versions, processor, modules and data sets found\n"
 	"  bench WHAT      time compression, or all-reduces, on this machine\n"
 	"  net WHAT        limit a network interface, time all-reduces between workers\n"
-	"  lab WHAT        several nodes on this machine, for runs over a real network\n\n"
+	"  lab WHAT        several nodes on this machine, for runs over a real network\n"
+	"  selftest        whether the kernels of a device compute what they should\n\n"
 	"`psgd COMMAND --help' explains a command.\n\n"
 	"Exit codes: 0 ok, 1 run failed, 2 usage or configuration, 3 peer lost,\n"
 	"4 timeout, 5 environment, 128 + N ended by signal N.";
@@ -54,7 +56,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	}
 	if (key == ARGP_KEY_NO_ARGS)
 		argp_error(state,
-			"a command is missing: run, batch, validate, info, bench, net or lab");
+			"a command is missing: run, batch, validate, info, bench, net, lab or "
+			"selftest");
 	return ARGP_ERR_UNKNOWN;
 }
 
@@ -70,7 +73,7 @@ static int unknown_command(const char *name)
 		cli_complain("unknown command '%s'; did you mean '%s'?", name, closest);
 	else
 		cli_complain("unknown command '%s'; there are run, batch, validate, info, bench, "
-			     "net and lab",
+			     "net, lab and selftest",
 			name);
 	return CLI_USAGE;
 }

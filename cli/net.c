@@ -72,7 +72,6 @@ static psgd_status meet(struct test *t, const struct psgd_launch *launch, struct
 static psgd_status connect_gloo(struct test *t, struct endpoint *e, char *error, size_t error_bytes)
 {
 	struct psgd_gloo_options options = PSGD_INIT(psgd_gloo_options);
-	const char *module_dir = getenv("PSGD_MODULE_PATH");
 
 	options.oob = &e->oob;
 	options.address = psgd_rendezvous_address(e->rendezvous);
@@ -81,7 +80,7 @@ static psgd_status connect_gloo(struct test *t, struct endpoint *e, char *error,
 		options.interface_name = t->config->communication.interface;
 		options.timeout_ns = (int64_t)(t->config->communication.timeout_s * 1e9);
 	}
-	options.module_dir = module_dir && *module_dir ? module_dir : NULL;
+	options.module_dir = cli_module_dir();
 	options.error = error;
 	options.error_bytes = error_bytes;
 	return psgd_transport_gloo(&options, &e->network);

@@ -146,6 +146,13 @@ int64_t cli_now_ns(void)
 	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+const char *cli_module_dir(void)
+{
+	const char *dir = getenv("PSGD_MODULE_PATH");
+
+	return dir && *dir ? dir : NULL;
+}
+
 bool cli_is_ignored(int signal_number)
 {
 	struct sigaction now;

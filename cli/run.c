@@ -337,6 +337,8 @@ static int run(struct cli_job *job, const struct psgd_config *given, const struc
 		return dry_run(job);
 	code = refuse_finished(job);
 	if (code == CLI_OK)
+		code = cli_check_cuda(job);
+	if (code == CLI_OK)
 		code = cli_prepare_folder(job, &lock);
 	if (code == CLI_OK) {
 		cli_limits_tidy(job->limits);

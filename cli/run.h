@@ -42,6 +42,19 @@ void cli_worker_environment(
 void cli_worker_config_path(const struct cli_job *job, size_t i, char *out, size_t bytes);
 void cli_worker_log_path(const struct cli_job *job, size_t i, char *out, size_t bytes);
 
+/* ---- cuda.c ---- */
+
+/* Where CUDA is asked for: whether every worker has a device. Complains, returns an exit code. */
+int cli_check_cuda(const struct cli_job *job);
+
+/*
+ * What makes NCCL use the network that the run is about, where the workers may use NCCL. A leading
+ * = is NCCL's exact match. Where the kernel limits an interface, everything between nodes must go
+ * through its sockets, also where nodes are namespaces of one machine, which NCCL would take for
+ * one host.
+ */
+void cli_nccl_settings(const struct cli_job *job, struct cli_strings *out);
+
 /* ---- progress.c ---- */
 
 struct cli_progress;

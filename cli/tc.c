@@ -9,10 +9,9 @@
 struct psgd_tc_options cli_tc_options(const char *interface, char *error, size_t error_bytes)
 {
 	struct psgd_tc_options options = PSGD_INIT(psgd_tc_options);
-	const char *module_dir = getenv("PSGD_MODULE_PATH");
 
 	options.interface_name = interface;
-	options.module_dir = module_dir && *module_dir ? module_dir : NULL;
+	options.module_dir = cli_module_dir();
 	options.error = error;
 	options.error_bytes = error_bytes;
 	if (error_bytes > 0)

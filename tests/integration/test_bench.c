@@ -226,6 +226,12 @@ static const struct {
 				       "from 1 to 1024"},
 	{"bench compress --isa sse",
 		"psgd bench compress: --isa: 'sse' is none of plain, avx2, avx512, auto"},
+	{"bench compress --device gpu",
+		"psgd bench compress: --device: 'gpu' is none of cpu, cuda"},
+	{"bench compress --device cuda --isa plain",
+		"psgd bench compress: --threads and --isa are of the CPU, not of --device cuda"},
+	{"bench compress --device cuda --threads 2",
+		"psgd bench compress: --threads and --isa are of the CPU, not of --device cuda"},
 	{"bench compress --floor", "psgd bench compress: unrecognized option '--floor'"},
 	{"bench allreduce -b 2",
 		"psgd bench allreduce: -b: '2' is not a size from 4 to 1024G, such "

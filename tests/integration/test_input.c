@@ -17,6 +17,7 @@
 	"save_dir: out\n"
 
 #define SEE_RUN "\nTry `psgd run --help' or `psgd run --usage' for more information."
+#define SEE(what) "\nTry `psgd " what " --help' or `psgd " what " --usage' for more information."
 #define NODE "--nnodes 2 --node-rank 0 --master-addr 192.0.2.1 "
 #define LIMIT "network_limits.enable=true network_limits.egress_mbps=10 network_limits."
 #define SEE_APPLY "\nTry `psgd net apply --help' or `psgd net apply --usage' for more information."
@@ -100,11 +101,22 @@ static const struct refused {
 	{"run", "psgd run: CONFIG is missing" SEE_RUN},
 	{"rnu good.yaml", "psgd: unknown command 'rnu'; did you mean 'run'?"},
 	{"frobnicate", "psgd: unknown command 'frobnicate'; there are run, batch, validate, info, "
-		       "bench, net and lab"},
+		       "bench, net, lab and selftest"},
 	{"--frobnicate", "psgd: unrecognized option '--frobnicate'\n"
 			 "Try `psgd --help' or `psgd --usage' for more information."},
 	{"validate unknown.yaml",
 		"unknown.yaml:6:15: compression: unknown key 'max_rnk', did you mean 'max_rank'?"},
+	{"run good.yaml --standalone device=gpu",
+		"override 'device=gpu': expected one of auto, cpu, cuda, got 'gpu'"},
+	{"run good.yaml --standalone device=cpu communication.transport=nccl",
+		"override 'communication.transport=nccl': nccl is for device: cuda, expected gloo "
+		"or auto with device: cpu"},
+	{"selftest --device gpu",
+		"psgd selftest: --device: 'gpu' is none of cpu, cuda" SEE("selftest")},
+	{"selftest cuda", "psgd selftest: 'cuda': no argument is expected" SEE("selftest")},
+	{"selftest --groups 0", "psgd selftest: --groups: '0' is not a whole number from 1 to "
+				"100000" SEE("selftest")},
+	{"info all", "psgd info: 'all': no argument is expected" SEE("info")},
 	/* limits of the network: before anything is looked for in the kernel */
 	{"run good.yaml --standalone " LIMIT "loss_pct=100",
 		"override 'network_limits.loss_pct=100': expected a number of at least 0 and below "

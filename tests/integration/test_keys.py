@@ -22,6 +22,7 @@ import tap_unittest  # noqa: E402
 from keys_support import (column, differ, exists, fails, longer, more, notice,  # noqa: E402
                           params, plan_differs, ranks, rates, refused, wire)
 
+os.environ['CUDA_VISIBLE_DEVICES'] = '-1'
 AT_ONCE = 4
 
 BASE = """
@@ -129,6 +130,9 @@ TABLE = {
     'benchmark_save_dir': exists('there/benchmark_*/csv/*.csv', 'benchmark_save_dir=there'),
     'seed': params('', 'seed=8'),
     'threads': more(lambda run: run.most_threads, '', 'threads=5'),
+    # CUDA_VISIBLE_DEVICES hides what there may be; what CUDA does is tested elsewhere
+    'device': fails('device=cpu', 'device=cuda', code=5, message='psgd: device: cuda: '),
+    'allow_mixed': notice('allow_mixed', 'device=cpu', 'device=cpu;allow_mixed=true'),
 
     'model.name': column('raw_bytes', '', 'model.name=cnn'),
     'model.stem': plan_differs('parameters', 'model={name: resnet18, stem: cifar}',
@@ -185,6 +189,8 @@ TABLE = {
     'training.warmup_min_factor': rates('training.warmup_epochs=2',
                                         'training.warmup_epochs=2;'
                                         'training.warmup_min_factor=0.3'),
+
+    'training.tf32': notice('training.tf32', 'device=cpu', 'device=cpu;training.tf32=none'),
 
     'powerSGD.use_error_feedback': params('', 'powerSGD.use_error_feedback=false'),
     'powerSGD.min_compression_rate': column('payload_bytes', '',
@@ -379,7 +385,8 @@ TABLE = {
     'network_limits.jitter_ms': longer(
         spread, JITTER, JITTER + ';network_limits.jitter_ms=60', by=2),
 
-    'communication.transport': refused('communication.transport=nccl', 'expected gloo'),
+    'communication.transport': refused('device=cpu;communication.transport=nccl',
+                                       'nccl is for device: cuda'),
     'communication.interface': fails('communication.interface=lo',
                                      'communication.interface=none7', code=5, message='none7'),
     'communication.check_every': more(lambda run: run.total('control_bytes'), '',

@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <jansson.h>
+
 #include "integration/harness.h"
 #include "support/suite.h"
 
@@ -341,7 +343,100 @@ START_TEST(dry_run_touches_nothing)
 	ck_assert_ptr_nonnull(
 		strstr(ended.out, "    RANK=3\n    WORLD_SIZE=4\n    LOCAL_RANK=1\n"));
 	ck_assert_ptr_nonnull(strstr(ended.out, "max_iterations: 100\n"));
+	ck_assert_ptr_nonnull(strstr(ended.out, "    NCCL_DEBUG=WARN\n"));
+	ck_assert_ptr_null(strstr(ended.out, "NCCL_SOCKET_IFNAME"));
 	ck_assert(!exists("s"));
+}
+END_TEST
+
+/* What the user has not said, and only where NCCL may be used. */
+START_TEST(nccl_gets_its_variables)
+{
+	static const struct {
+		const char *set, *arguments;
+		bool debug, interface;
+	} cases[] = {
+		{NULL, "--ifname=eth7", true, true},
+		{NULL, "communication.interface=eth7 device=cuda", true, true},
+		{"NCCL_DEBUG", "--ifname=eth7", false, true},
+		{"NCCL_SOCKET_IFNAME", "--ifname=eth7", true, false},
+		{NULL, "--ifname=eth7 device=cpu", false, false},
+		{NULL, "--ifname=eth7 communication.transport=gloo", false, false},
+	};
+
+	write_config("fixed.yaml", "100", fixed_rank);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct ended ended;
+		char line[256];
+
+		if (cases[i].set)
+			setenv(cases[i].set, "mine", 1);
+		snprintf(line, sizeof(line), "run fixed.yaml --nnodes=2 --node-rank=0 --dry-run %s",
+			cases[i].arguments);
+		ended = run_psgd(line, 20);
+		if (cases[i].set)
+			unsetenv(cases[i].set);
+		ck_assert_msg(ended.code == 0, "%s", ended.err);
+		ck_assert(cases[i].debug == !!strstr(ended.out, "    NCCL_DEBUG=WARN\n"));
+		ck_assert(cases[i].interface ==
+			  !!strstr(ended.out, "    NCCL_SOCKET_IFNAME==eth7\n"));
+		ck_assert_ptr_null(strstr(ended.out, "NCCL_NET"));
+	}
+}
+END_TEST
+
+/* A machine without CUDA is named before anything is started or made. */
+START_TEST(no_cuda_starts_nothing)
+{
+	struct ended ended;
+
+	write_config("fixed.yaml", "100", fixed_rank);
+	setenv("CUDA_VISIBLE_DEVICES", "-1", 1);
+	ended = run_psgd("run fixed.yaml --standalone device=cuda save_dir=s", 60);
+	ck_assert_int_eq(ended.code, 5);
+	ck_assert_int_eq(strncmp(ended.err, "psgd: device: cuda: ", 20), 0);
+	ck_assert_uint_eq(count_lines(ended.err), 1);
+	ck_assert(!exists("s"));
+	ended = run_psgd("run fixed.yaml --standalone communication.transport=nccl save_dir=s", 60);
+	ck_assert_int_eq(ended.code, 5);
+	ck_assert_int_eq(strncmp(ended.err, "psgd: communication.transport: nccl: ", 37), 0);
+	ck_assert(!exists("s"));
+	ended = run_psgd("selftest --device cuda", 60);
+	ck_assert_int_eq(ended.code, 5);
+	ck_assert_int_eq(strncmp(ended.err, "psgd: selftest: ", 16), 0);
+	ended = run_psgd("bench compress --device cuda", 60);
+	ck_assert_int_eq(ended.code, 5);
+	ck_assert_int_eq(strncmp(ended.err, "psgd: bench: --device cuda: ", 28), 0);
+}
+END_TEST
+
+START_TEST(info_in_words_and_json)
+{
+	struct ended ended = run_psgd("info", 60);
+	const char *name, *kernels;
+	int gloo, cuda, nccl;
+	json_t *all;
+
+	ck_assert_int_eq(ended.code, 0);
+	ck_assert_ptr_nonnull(strstr(ended.out, "\n  gloo      found\n"));
+	ck_assert_ptr_nonnull(strstr(ended.out, "\n  cuda      "));
+	ck_assert_ptr_nonnull(strstr(ended.out, "\n  nccl      "));
+	ended = run_psgd("info --json", 60);
+	ck_assert_int_eq(ended.code, 0);
+	all = json_loads(ended.out, 0, NULL);
+	ck_assert_int_eq(json_unpack(all, "{s:s, s:{s:s}, s:{s:{s:b}, s:{s:b}, s:{s:b}}}", "psgd",
+				 &name, "processor", "kernels", &kernels, "modules", "gloo",
+				 "found", &gloo, "cuda", "found", &cuda, "nccl", "found", &nccl),
+		0);
+	ck_assert_int_eq(gloo, 1);
+	for (int i = 0; i < 2; i++) {
+		const json_t *module =
+			json_object_get(json_object_get(all, "modules"), i ? "nccl" : "cuda");
+
+		/* It is there, or it is said why not. */
+		ck_assert((i ? nccl : cuda) || json_is_string(json_object_get(module, "why")));
+	}
+	json_decref(all);
 }
 END_TEST
 
@@ -389,6 +484,9 @@ static Suite *suite(void)
 	tcase_add_test(c, two_runs_do_not_share_a_folder);
 	tcase_add_test(c, smoke_leaves_no_folder);
 	tcase_add_test(c, dry_run_touches_nothing);
+	tcase_add_test(c, nccl_gets_its_variables);
+	tcase_add_test(c, no_cuda_starts_nothing);
+	tcase_add_test(c, info_in_words_and_json);
 	tcase_add_test(c, foreign_trainer);
 	suite_add_tcase(s, c);
 	return s;
