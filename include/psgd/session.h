@@ -15,8 +15,7 @@ typedef struct psgd_session psgd_session;
 enum psgd_session_flags {
 	PSGD_SESSION_NO_OVERLAP = 1 << 0, /* work starts in finish_step: for comparison */
 	PSGD_SESSION_GRAD_NORM = 1 << 1, /* report.grad_norm; one more pass; waits for the device */
-	PSGD_SESSION_GRAD_SUM =
-		1 << 2 /* report.grad_sum_norm after an epoch, worker 0; waits too */
+	PSGD_SESSION_GRAD_SUM = 1 << 2	 /* report.grad_sum_norm of an epoch, worker 0; waits too */
 };
 
 /* All pointers are borrowed until the session is closed. */

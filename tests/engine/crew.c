@@ -254,7 +254,9 @@ static psgd_status train(struct crew_worker *w, struct kit *kit)
 		status = one_step(w, kit->session, step);
 		if (status >= 0 && step % 2 == 0)
 			status = talk(w, kit->session);
-		w->hash = w->hash * 31 + grads_hash(&w->grads);
+		/* After a failure to submit, those submitted before are not the trainer's yet. */
+		if (status >= 0)
+			w->hash = w->hash * 31 + grads_hash(&w->grads);
 		if (status >= 0 && step == 1)
 			status = play_with_state(w, kit->session);
 	}

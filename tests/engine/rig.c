@@ -33,3 +33,15 @@ void rig_start(struct rig *rig, struct crew *crew, const struct crew_variant *va
 	crew->user = rig;
 	crew_go(crew);
 }
+
+void times_add_up(const struct psgd_report *r)
+{
+	ck_assert_int_eq(r->step_ns, r->compute_ns + r->exposed_encode_ns + r->exposed_wire_ns +
+					     r->exposed_decode_ns + r->sync_ns);
+	ck_assert_int_ge(r->compute_ns, 0);
+	ck_assert_int_ge(r->exposed_encode_ns, 0);
+	ck_assert_int_ge(r->exposed_wire_ns, 0);
+	ck_assert_int_ge(r->exposed_decode_ns, 0);
+	ck_assert_int_ge(r->encode_ns, r->exposed_encode_ns);
+	ck_assert_int_ge(r->decode_ns, r->exposed_decode_ns);
+}

@@ -17,4 +17,7 @@ void rig_close(struct rig *rig); /* nothing may be left on the devices */
 /* Starts a crew on the rig, lets it go, and does not wait. */
 void rig_start(struct rig *rig, struct crew *crew, const struct crew_variant *variant);
 
+/* The parts of a step are the whole, and none is less than nothing. */
+void times_add_up(const struct psgd_report *report);
+
 #endif
