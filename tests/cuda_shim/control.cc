@@ -219,7 +219,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device)
 	if (cudaError_t error = check_device(device))
 		return report(error);
 	std::memset(prop, 0, sizeof(*prop));
-	std::snprintf(prop->name, sizeof(prop->name), "CUDA on a CPU %d", device);
+	std::snprintf(prop->name, sizeof(prop->name), "CUDA on a CPU");
 	prop->totalGlobalMem = settings().memory ? settings().memory.load() : (size_t)4 << 30;
 	prop->sharedMemPerBlock = shim::kSharedPerBlock;
 	prop->regsPerBlock = 65536;
