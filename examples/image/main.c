@@ -6,6 +6,7 @@
 
 #include <psgd/experiment/checkpoint.h>
 
+#include "cuda_open.h"
 #include "pack_command.h"
 #include "plan.h"
 #include "train.h"
@@ -97,6 +98,20 @@ static int fail(int code, const char *text)
 	return code;
 }
 
+/* Whether this program can compute on CUDA devices, for psgd_stack_open. */
+static psgd_status has_cuda(void *user, uint32_t ordinal, char *reason, size_t bytes)
+{
+	const struct image_cuda_module *module;
+	struct image_error error = {""};
+	psgd_status status = cuda_find(&module, &error);
+
+	(void)user;
+	(void)ordinal;
+	if (status)
+		(void)snprintf(reason, bytes, "%s", error.text);
+	return status;
+}
+
 static int train(void)
 {
 	struct psgd_stack_options stack_options = PSGD_INIT(psgd_stack_options);
@@ -109,6 +124,7 @@ static int train(void)
 	stack_options.log_level = PSGD_LOG_INFO;
 	stack_options.error = text;
 	stack_options.error_bytes = sizeof(text);
+	stack_options.cuda = has_cuda;
 	status = psgd_stack_open(&stack_options, &stack);
 	if (status)
 		return fail(psgd_exit_code(status), text[0] ? text : psgd_status_text(status));

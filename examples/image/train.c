@@ -10,6 +10,7 @@
 #include <psgd/experiment/checkpoint.h>
 
 #include "checkpoint.h"
+#include "cuda_open.h"
 #include "models.h"
 #include "pretrained.h"
 #include "schedule.h"
@@ -47,13 +48,23 @@ static psgd_status sync_over_workers(void *user, float *values, size_t n)
 	return psgd_session_sync(t->session, values, n);
 }
 
+/* Where the gradients live: the stack has decided. */
+static psgd_status open_engine(struct trainer *t)
+{
+	uint32_t ordinal;
+
+	if (psgd_stack_cuda(t->stack, &ordinal))
+		return cuda_open(ordinal, t->config->training.tf32, &t->nn, t->error);
+	return nn_open(t->config->threads, &t->nn, t->error);
+}
+
 static psgd_status build_net(struct trainer *t)
 {
 	const struct image_shape *shape = &t->loader.data.shape;
 	struct nn_shape in = {.c = (int64_t)shape->channels,
 		.h = (int64_t)shape->rows,
 		.w = (int64_t)shape->cols};
-	psgd_status status = nn_open(t->config->threads, &t->nn, t->error);
+	psgd_status status = open_engine(t);
 
 	if (!status)
 		status = model_build(
@@ -152,6 +163,20 @@ static void trainer_finish(struct trainer *t)
 	loader_close(&t->loader);
 }
 
+#define MEMORY_EVERY 16 /* iterations; the driver takes its time to answer */
+
+/* Of the device, which is this worker's alone. 0: it has no memory of its own, or does not say. */
+static uint64_t gpu_memory(struct trainer *t)
+{
+	const struct psgd_device *device = psgd_stack_device(t->stack);
+	uint64_t left, total;
+
+	if (device->ops->memory && t->iteration % MEMORY_EVERY == 0 &&
+		device->ops->memory(device->self, &left, &total) == PSGD_OK)
+		t->gpu_memory_bytes = total - left;
+	return t->gpu_memory_bytes;
+}
+
 static psgd_status record(
 	struct trainer *t, double rate, const struct loss *loss, const struct psgd_report *report)
 {
@@ -167,6 +192,7 @@ static psgd_status record(
 	row.accuracy = 100.0 * (double)loss->correct / (double)loss->samples;
 	row.learning_rate = rate;
 	row.report = report;
+	row.gpu_memory_bytes = gpu_memory(t);
 	status = psgd_run_iteration(t->run, &row);
 	if (status)
 		return trainer_fail(t, status, "record of an iteration");
