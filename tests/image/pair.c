@@ -24,8 +24,8 @@ void pair_setup(void)
 	shim_reset();
 	leaks = shim_leaks();
 	ck_assert_int_eq(nn_open(1, &pair_cpu, &pair_error), PSGD_OK);
-	ck_assert_msg(cuda_open(0, "convolutions", &pair_cuda, &pair_error) == PSGD_OK, "%s",
-		pair_error.text);
+	ck_assert_msg(
+		cuda_open(0, "none", &pair_cuda, &pair_error) == PSGD_OK, "%s", pair_error.text);
 }
 
 void pair_teardown(void)

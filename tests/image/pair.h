@@ -10,6 +10,9 @@
 extern struct nn *pair_cpu, *pair_cuda;
 extern struct image_error pair_error;
 
+/* False: there is none, and a TAP line has said so. */
+bool pair_has_device(void);
+
 /* A fixture: both engines; nothing is left when they are closed. */
 void pair_setup(void);
 void pair_teardown(void);
