@@ -1,60 +1,10 @@
 #include "lazy_device.h"
 
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "lazy_work.h"
-#include "support/random.h"
-#include "support/team.h"
-
-#define STREAMS 64
-
-struct event {
-	const struct stream *stream; /* that it was recorded in; NULL: never */
-	uint64_t at;		     /* done when the stream has done so much */
-	int64_t ns;		     /* when that was */
-	int pending;		     /* RECORDs that are still to come */
-	bool destroyed;
-};
-
-struct op {
-	struct op *next;
-	enum { CALL, KERNEL, COPY, ZERO, RECORD, WAIT, HOLD } kind;
-	void (*fn)(void *user);
-	void *user;
-	struct lazy_work *work;
-	void *to;
-	const void *from;
-	size_t bytes;
-	struct event *event;	     /* of RECORD */
-	const struct stream *stream; /* of WAIT, as at */
-	uint64_t at;
-};
-
-/* Kept until the device ends: waits may name one that is destroyed. */
-struct stream {
-	struct op *first, *last;
-	uint64_t put, done;
-	bool alive;
-};
-
-struct lazy {
-	enum lazy_mode mode;
-	struct psgd_device cpu;
-	pthread_mutex_t lock; /* guards all that follows, but the counters */
-	pthread_cond_t changed;
-	pthread_t thread;
-	struct stream streams[STREAMS]; /* [0] is the default one */
-	size_t n_streams;
-	struct rng rng;
-	bool stop, held;
-	char text[128];
-	atomic_long calls, fail_at, waits, made, alive;
-	atomic_bool failed;
-};
+#include "lazy_queue.h"
 
 static struct lazy *lazy_of(const struct psgd_device *device)
 {
@@ -66,116 +16,16 @@ static struct stream *stream_of(struct lazy *l, psgd_stream stream)
 	return stream ? stream : &l->streams[0];
 }
 
-/* ---- doing the work; with the lock held ---- */
-
-static bool runnable(const struct lazy *l, const struct stream *s)
-{
-	const struct op *op = s->first;
-
-	if (!op || (op->kind == HOLD && l->held))
-		return false;
-	return op->kind != WAIT || op->stream->done >= op->at;
-}
-
-static void do_op(struct lazy *l, struct op *op)
-{
-	if (op->kind == CALL)
-		op->fn(op->user);
-	else if (op->kind == KERNEL)
-		lazy_work_run(op->work, &l->cpu);
-	else if (op->kind == COPY)
-		memcpy(op->to, op->from, op->bytes);
-	else if (op->kind == ZERO)
-		memset(op->to, 0, op->bytes);
-}
-
-static void record(struct event *e, const struct stream *s)
-{
-	e->pending--;
-	if (e->stream == s && e->at == s->done + 1)
-		e->ns = now_ns();
-	if (e->destroyed && !e->pending)
-		free(e);
-}
-
-static bool do_next(struct lazy *l)
-{
-	size_t from = rng_next(&l->rng) % l->n_streams;
-	struct stream *s = NULL;
-	struct op *op;
-
-	for (size_t i = 0; i < l->n_streams && !s; i++) {
-		struct stream *candidate = &l->streams[(from + i) % l->n_streams];
-
-		s = runnable(l, candidate) ? candidate : NULL;
-	}
-	if (!s)
-		return false;
-	op = s->first;
-	pthread_mutex_unlock(&l->lock);
-	do_op(l, op);
-	pthread_mutex_lock(&l->lock);
-	if (op->kind == RECORD)
-		record(op->event, s);
-	s->first = op->next;
-	s->done++;
-	lazy_work_free(op->work);
-	free(op);
-	pthread_cond_broadcast(&l->changed);
-	return true;
-}
-
-static void *work_on(void *user)
-{
-	struct lazy *l = user;
-
-	pthread_mutex_lock(&l->lock);
-	while (!l->stop) {
-		int64_t pause_ns = rng_range(&l->rng, 0, 3) ? 0 : rng_range(&l->rng, 0, 200000);
-
-		if (pause_ns) {
-			pthread_mutex_unlock(&l->lock);
-			sleep_ns(pause_ns);
-			pthread_mutex_lock(&l->lock);
-		}
-		if (!do_next(l) && !l->stop)
-			pthread_cond_wait(&l->changed, &l->lock);
-	}
-	pthread_mutex_unlock(&l->lock);
-	return NULL;
-}
-
-/* Until the stream has done so much. */
-static void wait_until(struct lazy *l, const struct stream *s, uint64_t done)
-{
-	atomic_fetch_add(&l->waits, 1);
-	while (s->done < done) {
-		if (l->mode == LAZY_DELAYED)
-			pthread_cond_wait(&l->changed, &l->lock);
-		else if (!do_next(l))
-			abort(); /* nothing could ever go on */
-	}
-}
-
-static uint64_t put(struct lazy *l, struct stream *s, struct op what)
-{
-	struct op *op = malloc(sizeof(*op));
-
-	*op = what;
-	if (s->first)
-		s->last->next = op;
-	else
-		s->first = op;
-	s->last = op;
-	pthread_cond_broadcast(&l->changed);
-	return ++s->put;
-}
-
 /* ---- the table ---- */
 
 static bool fails(struct lazy *l, const char *name)
 {
-	if (atomic_fetch_add(&l->calls, 1) != atomic_load(&l->fail_at))
+	bool broken;
+
+	pthread_mutex_lock(&l->lock);
+	broken = l->broken;
+	pthread_mutex_unlock(&l->lock);
+	if (atomic_fetch_add(&l->calls, 1) != atomic_load(&l->fail_at) && !broken)
 		return false;
 	pthread_mutex_lock(&l->lock);
 	snprintf(l->text, sizeof(l->text), "lazy device: %s was made to fail", name);
@@ -195,9 +45,9 @@ static psgd_status enqueue(
 		return PSGD_ERR_DEVICE;
 	}
 	pthread_mutex_lock(&l->lock);
-	at = put(l, s, op);
+	at = lazy_put(l, s, op);
 	if (wait)
-		wait_until(l, s, at);
+		lazy_wait_until(l, s, at);
 	pthread_mutex_unlock(&l->lock);
 	return PSGD_OK;
 }
@@ -264,7 +114,7 @@ static psgd_status lazy_stream_create(void *self, psgd_stream *out)
 	if (fails(l, "stream_create"))
 		return PSGD_ERR_DEVICE;
 	pthread_mutex_lock(&l->lock);
-	if (l->n_streams == STREAMS)
+	if (l->n_streams == LAZY_STREAMS)
 		abort();
 	l->streams[l->n_streams].alive = true;
 	*out = &l->streams[l->n_streams++];
@@ -297,7 +147,7 @@ static psgd_status lazy_stream_finish(void *self, psgd_stream stream)
 	if (fails(l, "stream_finish"))
 		return PSGD_ERR_DEVICE;
 	pthread_mutex_lock(&l->lock);
-	wait_until(l, s, s->put);
+	lazy_wait_until(l, s, s->put);
 	pthread_mutex_unlock(&l->lock);
 	return PSGD_OK;
 }
@@ -311,7 +161,7 @@ static psgd_status lazy_stream_wait(void *self, psgd_stream stream, psgd_event e
 		return PSGD_ERR_DEVICE;
 	pthread_mutex_lock(&l->lock);
 	if (e->stream)
-		put(l, stream_of(l, stream),
+		lazy_put(l, stream_of(l, stream),
 			(struct op){.kind = WAIT, .stream = e->stream, .at = e->at});
 	pthread_mutex_unlock(&l->lock);
 	return PSGD_OK;
@@ -360,16 +210,11 @@ static psgd_status lazy_event_record(void *self, psgd_event event, psgd_stream s
 	if (fails(l, "event_record"))
 		return PSGD_ERR_DEVICE;
 	pthread_mutex_lock(&l->lock);
-	e->at = put(l, s, (struct op){.kind = RECORD, .event = e});
+	e->at = lazy_put(l, s, (struct op){.kind = RECORD, .event = e});
 	e->stream = s;
 	e->pending++;
 	pthread_mutex_unlock(&l->lock);
 	return PSGD_OK;
-}
-
-static bool is_done(const struct event *e)
-{
-	return !e->stream || e->stream->done >= e->at;
 }
 
 static psgd_status lazy_event_test(void *self, psgd_event event)
@@ -383,8 +228,8 @@ static psgd_status lazy_event_test(void *self, psgd_event event)
 	pthread_mutex_lock(&l->lock);
 	/* Who asks again and again must come to an end. */
 	for (uint32_t n = rng_range(&l->rng, 0, 2); l->mode == LAZY_WAITED && n > 0; n--)
-		do_next(l);
-	done = is_done(e);
+		lazy_do_next(l);
+	done = lazy_is_done(e);
 	pthread_mutex_unlock(&l->lock);
 	return done ? PSGD_OK : PSGD_PENDING;
 }
@@ -398,7 +243,7 @@ static psgd_status lazy_event_elapsed(void *self, psgd_event from, psgd_event to
 	if (fails(l, "event_elapsed"))
 		return PSGD_ERR_DEVICE;
 	pthread_mutex_lock(&l->lock);
-	known = a->stream && b->stream && is_done(a) && is_done(b);
+	known = a->stream && b->stream && lazy_is_done(a) && lazy_is_done(b);
 	*ns = b->ns - a->ns;
 	pthread_mutex_unlock(&l->lock);
 	return known ? PSGD_OK : PSGD_ERR_DEVICE;
@@ -420,7 +265,7 @@ static void lazy_destroy(void *self)
 
 	pthread_mutex_lock(&l->lock);
 	for (size_t i = 0; i < l->n_streams; i++)
-		wait_until(l, &l->streams[i], l->streams[i].put);
+		lazy_wait_until(l, &l->streams[i], l->streams[i].put);
 	l->stop = true;
 	pthread_cond_broadcast(&l->changed);
 	pthread_mutex_unlock(&l->lock);
@@ -471,7 +316,7 @@ psgd_status lazy_open(enum lazy_mode mode, uint64_t seed, struct psgd_device *ou
 	atomic_store(&l->fail_at, -1);
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_cond_init(&l->changed, NULL);
-	if (mode == LAZY_DELAYED && pthread_create(&l->thread, NULL, work_on, l))
+	if (mode == LAZY_DELAYED && pthread_create(&l->thread, NULL, lazy_work_on, l))
 		abort();
 	*out = (struct psgd_device){&ops, l};
 	return PSGD_OK;
@@ -485,7 +330,7 @@ void lazy_push(
 	struct lazy *l = lazy_of(device);
 
 	pthread_mutex_lock(&l->lock);
-	put(l, stream_of(l, stream), (struct op){.kind = CALL, .fn = fn, .user = user});
+	lazy_put(l, stream_of(l, stream), (struct op){.kind = CALL, .fn = fn, .user = user});
 	pthread_mutex_unlock(&l->lock);
 }
 
@@ -495,7 +340,7 @@ void lazy_hold(const struct psgd_device *device, psgd_stream stream)
 
 	pthread_mutex_lock(&l->lock);
 	l->held = true;
-	put(l, stream_of(l, stream), (struct op){.kind = HOLD});
+	lazy_put(l, stream_of(l, stream), (struct op){.kind = HOLD});
 	pthread_mutex_unlock(&l->lock);
 }
 
@@ -516,6 +361,16 @@ void lazy_fail(const struct psgd_device *device, long k)
 	atomic_store(&l->failed, false);
 	atomic_store(&l->calls, 0);
 	atomic_store(&l->fail_at, k);
+}
+
+void lazy_break(const struct psgd_device *device)
+{
+	struct lazy *l = lazy_of(device);
+
+	pthread_mutex_lock(&l->lock);
+	l->broken = true;
+	pthread_cond_broadcast(&l->changed);
+	pthread_mutex_unlock(&l->lock);
 }
 
 long lazy_calls(const struct psgd_device *device)

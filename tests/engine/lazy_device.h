@@ -26,6 +26,10 @@ void lazy_release(const struct psgd_device *device);
 
 /* The k-th call from now on that can fail does (0: the next), once, and does nothing. -1: none. */
 void lazy_fail(const struct psgd_device *device, long k);
+
+/* From now on every call fails, and nothing that is in a stream is done. */
+void lazy_break(const struct psgd_device *device);
+
 long lazy_calls(const struct psgd_device *device);  /* that could have failed, since lazy_fail */
 bool lazy_failed(const struct psgd_device *device); /* one has, since lazy_fail */
 

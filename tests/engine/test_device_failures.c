@@ -228,6 +228,29 @@ START_TEST(ends_wait_for_the_device)
 }
 END_TEST
 
+static void *break_soon(void *user)
+{
+	sleep_ns(20 * MS);
+	lazy_break(user);
+	return NULL;
+}
+
+/* It does not call, so it has to be asked. */
+START_TEST(dead_devices_are_noticed)
+{
+	char text[128];
+	struct waiting x;
+	pthread_t other;
+
+	waiting_open(&x);
+	ck_assert_int_eq(pthread_create(&other, NULL, break_soon, &x.device), 0);
+	ck_assert_int_eq(psgd_session_finish_step(x.session, NULL, NULL), PSGD_ERR_DEVICE);
+	psgd_session_error(x.session, text, sizeof(text));
+	ck_assert_str_eq(text, "lazy device: event_test was made to fail");
+	waiting_close(&x, other);
+}
+END_TEST
+
 /* ---- what cannot work is said ---- */
 
 START_TEST(half_a_table_is_refused)
@@ -301,6 +324,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, sessions_survive_failures, 0, 2);
 	tcase_add_loop_test(c, aborts_at_any_moment, 0, 2);
 	tcase_add_loop_test(c, ends_wait_for_the_device, 0, 2);
+	tcase_add_test(c, dead_devices_are_noticed);
 	tcase_add_test(c, half_a_table_is_refused);
 	tcase_add_test(c, local_transports_are_refused);
 	suite_add_tcase(s, c);
