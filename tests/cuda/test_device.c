@@ -403,99 +403,6 @@ START_TEST(streams_and_events)
 }
 END_TEST
 
-/* More lists in flight than there are slots: none is overwritten before it was read. */
-START_TEST(lists_in_flight)
-{
-	enum { CALLS = 150, ROWS = 33 };
-	float want[ROWS], got[ROWS];
-	struct devices d;
-	void *memory;
-
-	shim_reset();
-	shim_lazy(_i);
-	devices_open(&d);
-	ck_assert_int_eq(d.cuda.ops->alloc(d.cuda.self, CALLS * sizeof(want), &memory), PSGD_OK);
-	for (uint32_t i = 0; i < CALLS; i++) {
-		const struct psgd__fill fill = {(float *)memory + i * ROWS, ROWS, 0, 1, i, 2};
-
-		ck_assert_int_eq(
-			d.cuda.ops->kernels->fill(d.cuda.self, &fill, 1, 5, d.stream), PSGD_OK);
-	}
-	for (uint32_t i = 0; i < CALLS; i++) {
-		const struct psgd__fill fill = {want, ROWS, 0, 1, i, 2};
-
-		ck_assert_int_eq(d.cpu.ops->kernels->fill(d.cpu.self, &fill, 1, 5, NULL), PSGD_OK);
-		ck_assert_int_eq(d.cuda.ops->download(d.cuda.self, got, (float *)memory + i * ROWS,
-					 sizeof(got), d.stream),
-			PSGD_OK);
-		ck_assert_mem_eq(got, want, sizeof(want));
-	}
-	d.cuda.ops->free(d.cuda.self, memory, CALLS * sizeof(want));
-	devices_close(&d);
-}
-END_TEST
-
-/*
- * Two streams whose projections have partial sums, in the same memory: each g is one value
- * throughout, so every value of its p is known.
- */
-START_TEST(sums_of_two_streams)
-{
-	enum { N = 8, M = 700, TURNS = 40 };
-	struct devices d;
-	struct twin g[2], q, p[2][TURNS];
-	psgd_stream streams[2];
-
-	shim_reset();
-	shim_order(SHIM_RANDOM, (uint64_t)_i + 1);
-	devices_open(&d);
-	streams[0] = d.stream;
-	ck_assert_int_eq(d.cuda.ops->stream_create(d.cuda.self, &streams[1]), PSGD_OK);
-	q = twin_new(&d, M, 0);
-	for (size_t i = 0; i < M; i++)
-		q.host[i] = 1.0f;
-	twin_send(&d, &q);
-	for (int s = 0; s < 2; s++) {
-		g[s] = twin_new(&d, N * M, 0);
-		for (size_t i = 0; i < N * M; i++)
-			g[s].host[i] = 1.0f + (float)s;
-		twin_send(&d, &g[s]);
-		for (int i = 0; i < TURNS; i++) {
-			p[s][i] = twin_new(&d, N, 0);
-			for (size_t k = 0; k < N; k++)
-				p[s][i].host[k] = (1.0f + (float)s) * M;
-			twin_send(&d, &p[s][i]);
-		}
-	}
-	for (int i = 0; i < TURNS; i++) {
-		for (int s = 0; s < 2; s++) {
-			const struct psgd__matrix x = {.g = g[s].device,
-				.q = q.device,
-				.p = p[s][i].device,
-				.n = N,
-				.m = M,
-				.r = 1};
-
-			ck_assert_int_eq(
-				d.cuda.ops->kernels->absorb_project(d.cuda.self, &x, 1, streams[s]),
-				PSGD_OK);
-		}
-	}
-	for (int s = 0; s < 2; s++)
-		ck_assert_int_eq(d.cuda.ops->stream_finish(d.cuda.self, streams[s]), PSGD_OK);
-	for (int s = 0; s < 2; s++) {
-		for (int i = 0; i < TURNS; i++) {
-			twin_equal(&d, &p[s][i], "p");
-			twin_free(&d, &p[s][i]);
-		}
-		twin_free(&d, &g[s]);
-	}
-	twin_free(&d, &q);
-	d.cuda.ops->stream_destroy(d.cuda.self, streams[1]);
-	devices_close(&d);
-}
-END_TEST
-
 static Suite *suite(void)
 {
 	Suite *s = suite_create("cuda device");
@@ -509,8 +416,6 @@ static Suite *suite(void)
 	tcase_add_test(c, no_module);
 	tcase_add_test(c, any_thread);
 	tcase_add_test(c, streams_and_events);
-	tcase_add_loop_test(c, lists_in_flight, 0, 2);
-	tcase_add_loop_test(c, sums_of_two_streams, 0, 3);
 	suite_add_tcase(s, c);
 	return s;
 }
