@@ -13,6 +13,7 @@
 struct cublasContext {
 	cudaStream_t stream = nullptr;
 	cublasPointerMode_t mode = CUBLAS_POINTER_MODE_HOST;
+	cublasMath_t math = CUBLAS_DEFAULT_MATH;
 };
 
 namespace
@@ -46,6 +47,7 @@ cublasStatus_t enter(cublasHandle_t handle)
 cublasStatus_t put(cublasHandle_t handle, std::function<void()> work)
 {
 	shim_tally(SHIM_BLAS);
+	shim_tally(SHIM_TF32, handle->math == CUBLAS_TF32_TENSOR_OP_MATH);
 	return shim_enqueue(handle->stream, std::move(work)) ? CUBLAS_STATUS_SUCCESS
 							     : CUBLAS_STATUS_EXECUTION_FAILED;
 }
@@ -167,9 +169,12 @@ cublasStatus_t cublasSetStream_v2(cublasHandle_t handle, cudaStream_t streamId)
 }
 
 /* There is one kind of arithmetic here. */
-cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t)
+cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t mode)
 {
-	return enter(handle);
+	if (cublasStatus_t status = enter(handle))
+		return status;
+	handle->math = mode;
+	return CUBLAS_STATUS_SUCCESS;
 }
 
 cublasStatus_t cublasSetPointerMode_v2(cublasHandle_t handle, cublasPointerMode_t mode)

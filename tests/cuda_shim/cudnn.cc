@@ -355,6 +355,7 @@ cudnnStatus_t run(cudnnHandle_t handle, const shape &s, pass pass, const void *a
 		*(const float *)beta != 0.0f)
 		return CUDNN_STATUS_BAD_PARAM;
 	shim_tally(SHIM_DNN);
+	shim_tally(SHIM_TF32, s.conv.math != CUDNN_FMA_MATH);
 	if (!shim_enqueue(handle->stream, [=] {
 		    shim_need_device(a, a_values * sizeof(float), "operand of cuDNN");
 		    shim_need_device(b, b_values * sizeof(float), "operand of cuDNN");

@@ -35,6 +35,7 @@ enum shim_counter {
 	SHIM_BLAS,
 	SHIM_COLLECTIVES,
 	SHIM_DNN,
+	SHIM_TF32, /* calls of the two libraries that may round to TF32 */
 	SHIM_COUNTERS,
 };
 

@@ -1,4 +1,5 @@
-/* The CUDA engine: what is under way at the same time. */
+/* The CUDA engine: what is under way at the same time, and what its libraries are asked for. */
+#include "examples/image/cuda_open.h"
 #include "examples/image/optim.h"
 #include "nets.h"
 #include "pair.h"
@@ -156,6 +157,42 @@ START_TEST(test_loops)
 }
 END_TEST
 
+/* Where f32 may be rounded to TF32: nowhere, in convolutions, in matrix products too. */
+START_TEST(test_precision)
+{
+	static const char *const names[] = {"none", "convolutions", "all"};
+	const struct nn_shape in = {.c = 2, .h = 5, .w = 6};
+	struct image_error error = {""};
+	struct net_plan *plan;
+	struct net net;
+	struct nn *nn;
+	uint64_t rounded, convolutions, products;
+
+	ck_assert_msg(cuda_open(0, names[_i], &nn, &error) == PSGD_OK, "%s", error.text);
+	net_begin(&net, nn, &in);
+	net_builders[N_BUILDERS - 1](&net);
+	ck_assert_int_eq(net_end(&net, 3), PSGD_OK);
+	plan = net_prepare(&net, BATCH, true);
+	pair_noise(plan->input, net_values(&in, BATCH), 1);
+	rounded = shim_count(SHIM_TF32);
+	convolutions = shim_count(SHIM_DNN);
+	products = shim_count(SHIM_BLAS);
+	ck_assert_int_eq(net_forward(&net, plan, NULL), PSGD_OK);
+	ck_assert_int_eq(net_output(&net, plan), PSGD_OK);
+	pair_noise(plan->diff_start, 3 * BATCH, 2);
+	ck_assert_int_eq(net_backward(&net, plan, NULL, NULL), PSGD_OK);
+	rounded = shim_count(SHIM_TF32) - rounded;
+	convolutions = shim_count(SHIM_DNN) - convolutions;
+	products = shim_count(SHIM_BLAS) - products;
+	/* Three convolutions, one of them of the input; one dense layer. */
+	ck_assert_uint_eq(convolutions, 8);
+	ck_assert_uint_eq(products, 3);
+	ck_assert_uint_eq(rounded, (_i > 0 ? convolutions : 0) + (_i > 1 ? products : 0));
+	net_free(&net);
+	nn_close(&nn);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("image_cuda_streams");
@@ -168,6 +205,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, test_unfinished, 0, 2);
 	tcase_add_test(c, test_loops);
 	tcase_add_test(c, test_no_waits);
+	tcase_add_loop_test(c, test_precision, 0, 3);
 	suite_add_tcase(s, c);
 	return s;
 }
