@@ -24,9 +24,9 @@ struct psgd_streamed_job {
 /*
  * A library whose collectives are put on a stream and run there: psgd/nccl.h fills this for NCCL.
  * Order, deadlines, notices and whatever else the contract of a transport asks for is the business
- * of psgd_transport_streamed. Who posts calls is_host, place_create and mark; one thread of the
- * transport calls start and test, another one abort and close.
- * What fails says why in reason, of PSGD_STREAMED_REASON bytes.
+ * of psgd_transport_streamed. Data of the host are taken when posted. Who posts calls is_host,
+ * place_create and mark; one thread of the transport calls start and test, another one abort and
+ * close. What fails says why in reason, of PSGD_STREAMED_REASON bytes.
  */
 struct psgd_streamed_ops {
 	size_t size;

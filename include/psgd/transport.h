@@ -155,11 +155,11 @@ struct psgd_nccl_options {
 
 /*
  * NCCL between the CUDA devices of processes (module psgd-nccl.so), on a stream of its own. Data
- * are memory of the device, or of the host: then they go by way of a buffer. NCCL's environment
- * variables act. All workers call it together; posting makes the device the thread's current one.
- * On success *out is the caller's; on failure it is zeroed. Errors: UNSUPPORTED (no module or
- * device, two workers on one device), INVALID (no such ordinal ...), MISMATCH (NCCL of another
- * version), NOMEM, DEVICE, TRANSPORT, PEER_LOST, TIMEOUT.
+ * are memory of the device, or of the host: these are taken when posted, and go by way of a buffer.
+ * NCCL's environment variables act. All workers call it together; posting makes the device the
+ * thread's current one. On success *out is the caller's; on failure it is zeroed. Errors:
+ * UNSUPPORTED (no module or device, two workers on one device), INVALID (no such ordinal ...),
+ * MISMATCH (NCCL of another version), NOMEM, DEVICE, TRANSPORT, PEER_LOST, TIMEOUT.
  */
 PSGD_API psgd_status psgd_transport_nccl(
 	const struct psgd_nccl_options *options, struct psgd_transport *out);
