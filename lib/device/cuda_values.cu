@@ -98,24 +98,33 @@ template <bool VECTORS>
 __device__ __forceinline__ void finish_flat(
 	const struct psgd__cuda_matrix &x, float mean, bool bad, uint32_t tile)
 {
+	const int STRIPS = 4; /* in flight */
 	const int64_t count = x.n * x.m;
 	const int64_t end = min(count, ((int64_t)tile + 1) * PSGD__CUDA_FLAT);
+	const float *from = x.p ? x.p : x.g;
+	const bool read = !bad && (x.p || x.e);
 
-	for (int64_t at = (int64_t)tile * PSGD__CUDA_FLAT + warp_id() * STRIP; at < end;
-		at += WARPS * STRIP) {
-		const int64_t left = count - at;
-		float v[QUAD] = {}, u[QUAD] = {};
+	for (int64_t at = (int64_t)tile * PSGD__CUDA_FLAT + warp_id() * STRIPS * STRIP; at < end;
+		at += WARPS * STRIPS * STRIP) {
+		float v[STRIPS][QUAD], rest[STRIPS][QUAD];
 
-		if (!bad && x.p)
-			load<VECTORS>(v, x.p + at, left);
-		else if (!bad && x.e)
-			load<VECTORS>(u, x.g + at, left);
 		PSGD_UNROLL
-		for (int k = 0; k < QUAD; k++)
-			v[k] = bad ? not_a_number() : x.p ? mean * v[k] : 0.0f;
-		if (x.e && !bad)
-			store<VECTORS>(x.e + at, u, left);
-		store<VECTORS>(x.g + at, v, left);
+		for (int a = 0; a < STRIPS; a++)
+			load<VECTORS>(
+				v[a], from + at + a * STRIP, read ? count - at - a * STRIP : 0);
+		PSGD_UNROLL
+		for (int a = 0; a < STRIPS; a++) {
+			const int64_t left = count - at - a * STRIP;
+
+			PSGD_UNROLL
+			for (int k = 0; k < QUAD; k++) {
+				rest[a][k] = x.p ? 0.0f : v[a][k];
+				v[a][k] = bad ? not_a_number() : x.p ? mean * v[a][k] : 0.0f;
+			}
+			if (x.e && !bad)
+				store<VECTORS>(x.e + at + a * STRIP, rest[a], left);
+			store<VECTORS>(x.g + at + a * STRIP, v[a], left);
+		}
 	}
 }
 
