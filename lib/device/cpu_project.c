@@ -30,7 +30,7 @@ struct block {
 INLINE void project_block(const struct psgd__matrix *x, const struct block *b, const int rows,
 	const int cols, const bool absorb)
 {
-	const float *q = x->q + b->c * x->m;
+	const float *q = cols ? x->q + b->c * x->m : NULL;
 	float *g = x->g + b->i * x->m;
 	const float *e = absorb ? x->e + b->i * x->m : NULL;
 	vec acc[ROWS][MOST_COLS] = {0};
