@@ -148,7 +148,8 @@ static void start_by_hand(const struct variant *variant, struct starts *x, float
 START_TEST(start_to_the_bit)
 {
 	const struct rng rng = {(uint64_t)_i + 1300};
-	const float eps = _i % 2 ? 1e-8f : 0.0f;
+	/* The last is one that makes columns shorter. */
+	const float eps = _i % 3 == 0 ? 0.0f : _i % 3 == 1 ? 1e-8f : 1e-3f;
 	struct starts want, got;
 
 	starts_init(&want, rng);
