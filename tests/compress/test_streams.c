@@ -59,6 +59,7 @@ static psgd_status strict_alloc(void *self, size_t bytes, void **out)
 		i++;
 	ck_assert_int_lt(i, MOST_BLOCKS);
 	PSGD__TRY(strict.real.alloc(self, bytes, out));
+	memset(*out, 0xff, bytes);
 	strict.blocks[i].at = *out;
 	strict.blocks[i].bytes = bytes;
 	return PSGD_OK;
@@ -372,7 +373,7 @@ static void kept_equal(const struct psgd__kept *a, const struct psgd__kept *b)
 	}
 }
 
-/* A worker on the plain CPU has the same state, and a third one goes on from it. */
+/* A worker on the plain CPU has the same state, and a third one goes on from it; at once, too. */
 START_TEST(state_by_way_of_the_host)
 {
 	struct psgd__kept plain_state = {0}, state = {0};
@@ -383,19 +384,21 @@ START_TEST(state_by_way_of_the_host)
 	device = make_strict(&cpu);
 	worker_open(&x, &device, STREAM);
 	worker_open(&plain, &cpu, NULL);
-	some_steps(&x);
-	some_steps(&plain);
+	if (_i) {
+		some_steps(&x);
+		some_steps(&plain);
+	}
 	ck_assert_int_eq(save(&x, &state), PSGD_OK);
 	ck_assert_int_eq(save(&plain, &plain_state), PSGD_OK);
 	kept_equal(&state, &plain_state);
 	/* An error and a Q of both tensors. */
-	ck_assert_int_eq(strict.transfers, 4);
+	ck_assert_int_eq(strict.transfers, _i ? 4 : 0);
 	worker_open(&next, &device, STREAM);
 	ck_assert_int_eq(load(&next, &state), PSGD_OK);
-	ck_assert_int_eq(strict.transfers, 8);
+	ck_assert_int_eq(strict.transfers, _i ? 8 : 0);
 	next.step = x.step;
 	steps_are_equal(&next, &plain);
-	ck_assert_int_gt(strict.waits, 2);
+	ck_assert_int_ge(strict.waits, 3); /* two attached, one loaded */
 	psgd__kept_free(&state);
 	psgd__kept_free(&plain_state);
 	worker_close(&next);
@@ -443,7 +446,7 @@ static Suite *suite(void)
 	TCase *c = tcase_create("streams");
 
 	tcase_set_timeout(c, 60);
-	tcase_add_test(c, state_by_way_of_the_host);
+	tcase_add_loop_test(c, state_by_way_of_the_host, 0, 2);
 	tcase_add_loop_test(c, a_transfer_that_fails, 0, 3);
 	suite_add_tcase(s, c);
 	return s;
