@@ -7,7 +7,10 @@
 
 PSGD_BEGIN
 
-/* What a controller asks of the engine for one step. Equal on all workers. */
+/*
+ * What a controller asks of the engine for one step. Equal on all workers. For what is of gradients
+ * worker 0's progress thread waits for an asynchronous device.
+ */
 enum psgd_needs {
 	PSGD_NEED_DECISION = 1 << 0, /* decide() runs on worker 0, ranks are broadcast: 1 message */
 	/* Times: 1 message of 8 * (6 + n_messages + 3 * n_buckets) * n_workers bytes. */
