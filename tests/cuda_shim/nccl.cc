@@ -356,6 +356,7 @@ void ncclComm::end()
 	halt();
 	if (joiner_.joinable())
 		joiner_.join();
+	mesh.hang_up(); /* its work may be on a stream for long, but does nothing */
 	shim_own(-1);
 	first_ = nullptr;
 	self.reset();

@@ -107,11 +107,12 @@ bool greet(int fd, const Hello &mine, Hello *theirs, const std::atomic<bool> &st
 
 } /* namespace */
 
-Mesh::~Mesh()
+void Mesh::hang_up()
 {
-	for (int fd : sockets_) {
+	for (int &fd : sockets_) {
 		if (fd >= 0)
 			close(fd);
+		fd = -1;
 	}
 }
 

@@ -19,7 +19,10 @@ class Mesh
 	    : rank(worker), n(workers), sockets_(static_cast<size_t>(workers), -1)
 	{
 	}
-	~Mesh();
+	~Mesh()
+	{
+		hang_up();
+	}
 	Mesh(const Mesh &) = delete;
 	Mesh &operator=(const Mesh &) = delete;
 
@@ -37,6 +40,7 @@ class Mesh
 	/* A worker that leaves in good order says so; one that was aborted or killed does not. */
 	void say_goodbye();
 	bool has_vanished(int peer) const;
+	void hang_up(); /* nothing may be sent or received any more */
 
 	const int rank, n;
 
