@@ -12,7 +12,7 @@ typedef void *psgd_event; /* a place in a stream of an asynchronous device */
 
 /*
  * Operations of a device. Entries may be called from the session's progress thread and from the
- * thread that opens and closes the session.
+ * thread that drives the session, at the same time.
  */
 struct psgd_device_ops {
 	size_t size;
