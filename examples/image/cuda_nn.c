@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-#define NORM_MOMENTUM 0.1f /* as layers.h has it */
+#include "layers.h"
 
 psgd_status cuda_check(cudaError_t result, const char *what, struct image_error *error)
 {
