@@ -1,4 +1,4 @@
-"""Runs the unit tests of a Python file and reports them as TAP."""
+"""Runs the unit tests of a Python file, or those that are named (CLASS.TEST), and reports TAP."""
 import sys
 import unittest
 
@@ -34,7 +34,10 @@ class TapResult(unittest.TestResult):
 
 
 def main():
-    suite = unittest.defaultTestLoader.loadTestsFromModule(sys.modules['__main__'])
+    loader, module = unittest.defaultTestLoader, sys.modules['__main__']
+    named = sys.argv[1:]
+    suite = (loader.loadTestsFromNames(named, module) if named else
+             loader.loadTestsFromModule(module))
     print(f'1..{suite.countTestCases()}')
     result = TapResult()
     suite.run(result)

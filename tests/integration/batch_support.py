@@ -23,7 +23,7 @@ LIMITED = 'network_limits: {enable: true, method: model, latency_ms: 2}\n'
 # What a launcher, an outer run, or the user says to psgd.
 SAYS_SOMETHING = re.compile(r'(RANK|WORLD_SIZE|MASTER_ADDR|MASTER_PORT|MASTER_PORT_BASE|'
                             r'RESUME_FROM|NCCL_IFNAME)$|PSGD_(?!(BIN|SOURCE)$)|OMPI_|PMI_')
-LONG = 120
+LONG = 120 * int(os.environ.get('CK_TIMEOUT_MULTIPLIER', '1'))
 
 
 def free_ports(n):
