@@ -79,10 +79,11 @@ enum psgd_tc_owner {
 /* What is on one interface. */
 struct psgd_tc_state {
 	size_t size;
-	char interface_name[16];	     /* psgdN, when the interface itself is gone */
-	struct psgd_link link;		     /* as the kernel has it; seed 0 */
-	uint64_t tx_bytes, rx_bytes;	     /* of the interface, since it exists */
-	uint64_t shaped_bytes, shaped_drops; /* that class :10 let out, and that did not fit */
+	char interface_name[16];     /* psgdN, when the interface itself is gone */
+	struct psgd_link link;	     /* as the kernel has it; seed 0 */
+	uint64_t tx_bytes, rx_bytes; /* of the interface, since it exists */
+	uint64_t shaped_bytes;	     /* that class :10 let out */
+	uint64_t shaped_drops;	     /* packets that did not fit, or that netem lost */
 	uint32_t owner_pid;
 	uint32_t owner;		      /* enum psgd_tc_owner */
 	uint8_t shaped;		      /* psgd has been here; 0: only the counters are filled */
@@ -108,7 +109,8 @@ PSGD_API psgd_status psgd_tc_clear(
 
 /*
  * The commands of tc and ip that do what psgd_tc_apply does, one a line, each line ended. Pure: no
- * module, no kernel, hence nobody's. `index` is the number of the interface, the N of psgdN.
+ * module, no kernel, hence nobody's. `index` is the number of the interface, the N of psgdN. tc
+ * counts delays in units of 64 ns.
  * Errors: INVALID (as psgd_tc_apply, and a text of more than `bytes` bytes).
  */
 PSGD_API psgd_status psgd_tc_commands(const struct psgd_tc_options *options,

@@ -24,7 +24,7 @@ __attribute__((format(printf, 2, 3))) static void add(struct text *t, const char
 	t->used += n > 0 ? (size_t)n : 0;
 }
 
-/* Exact to the nanosecond, in a unit that every version of tc knows. */
+/* Exact to the nanosecond, of which tc makes ticks of 64; every version of it knows this unit. */
 static void add_us(struct text *t, int64_t ns)
 {
 	add(t, " %" PRId64 ".%03dus", ns / 1000, (int)(ns % 1000));

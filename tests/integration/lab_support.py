@@ -12,7 +12,7 @@ import unittest
 
 PSGD = os.environ['PSGD_BIN']
 FOLDER = '/run/netns'
-LONG = 120
+LONG = 120 * int(os.environ.get('CK_TIMEOUT_MULTIPLIER', '1'))
 
 # Trains on the files in files/, beside it; steps with a floor by the link.
 CONFIG = '''seed: 7
@@ -22,6 +22,8 @@ training: {epochs: 1000, max_iterations: 12, learning_rate: 0.05}
 compression: {use_fixed_rank: true, fixed_rank_value: 2, max_rank: 4, start_power_iterations: 1}
 '''
 LIMITED = 'network_limits: {enable: true, bandwidth_mbps: 50}\n'
+DELAYED = ('network_limits: {enable: true, bandwidth_mbps: 50, latency_ms: 5, '
+           'schedule: [{at_iteration: 6, egress_mbps: 50, latency_ms: 20}]}\n')
 
 # A server that says how many bytes it got, to where the client waits for it.
 SERVER = '''

@@ -167,6 +167,18 @@ def trainers_of(process):
         return [int(pid) for pid in file.read().split()]
 
 
+BURST = re.compile(r'(?<=burst )(\d+)([KM]?)b')
+
+
+def without_bursts(left):
+    return left[0], BURST.sub('', left[1])
+
+
+def bursts(left):
+    return [int(number) * {'': 1, 'K': 1024, 'M': 1024**2}[unit]
+            for number, unit in BURST.findall(left[1])]
+
+
 class Case(unittest.TestCase):
     port = 29600
 

@@ -13,8 +13,8 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.environ['PSGD_SOURCE'], 'tools'))
 import tap_unittest  # noqa: E402
-from lab_support import (CONFIG, LIMITED, LONG, PSGD, Case, entries, inside,  # noqa: E402
-                         losses, namespace, rows, unavailable, until, write_idx)
+from lab_support import (CONFIG, DELAYED, LIMITED, LONG, PSGD, Case, entries,  # noqa: E402
+                         inside, losses, namespace, rows, unavailable, until, write_idx)
 
 WITHOUT = unavailable()
 
@@ -270,13 +270,15 @@ class Runs(Case):
         self.lab('down')
         return process.returncode == 0
 
-    def same_as_emulated(self, n, *arguments):
-        self.write('a.yaml', CONFIG + LIMITED)
+    def same_as_emulated(self, n, *arguments, limits=LIMITED):
+        self.write('a.yaml', CONFIG + limits)
         said = self.lab('run', 'a.yaml', '--dir', 'out', *arguments)
         self.gone()
         self.assertIn('finished: ', said)
         if self.can_limit():
-            self.assertIn('limited by tc on eth0 (method auto): egress 50 Mbit/s', said)
+            # delays need more of the kernel than rates do
+            self.assertRegex(said, r'limited by tc on eth0(, delay and losses by model, in each '
+                             r'worker)? \(method auto\): egress 50 Mbit/s')
         emulated = subprocess.run([PSGD, 'run', '--standalone', '--nproc-per-node', str(n),
                                    'a.yaml'], cwd=self.root, capture_output=True, text=True)
         self.assertEqual(emulated.returncode, 0, emulated.stdout + emulated.stderr)
@@ -297,6 +299,13 @@ class Runs(Case):
 
     def test_three_nodes_train_as_emulated(self):
         self.same_as_emulated(3, '-n', '3')
+
+    def test_nodes_with_delays_train_as_emulated(self):
+        self.same_as_emulated(2, limits=DELAYED)
+        with open(self.only('out/node0/results/*/a/events.jsonl')) as file:
+            self.assertEqual([(event['iteration'], event['latency_ms'])
+                              for event in map(json.loads, file) if event['event'] == 'link'],
+                             [(6, 20)])
 
     def test_two_workers_a_node(self):
         self.same_as_emulated(4, '--nproc-per-node', '2')

@@ -11,7 +11,8 @@ import time
 
 sys.path.insert(0, os.path.join(os.environ['PSGD_SOURCE'], 'tools'))
 import tap_unittest  # noqa: E402
-from shaped_support import PROBE, Case, said_by, trainers_of  # noqa: E402
+from shaped_support import (PROBE, Case, bursts, said_by, trainers_of,  # noqa: E402
+                            without_bursts)
 
 LIMITS = 'method: tc, egress_mbps: 10'
 LIMITED = (r'network limited by tc on v{} \(method tc\): egress 10 Mbit/s, ingress 10 Mbit/s, '
@@ -239,18 +240,6 @@ class Refused(Case):
                                said).groups()
         self.assertTrue(60 < float(part) < 120 and -0.1 < float(late) < 3, said)
         self.clean()
-
-
-BURST = re.compile(r'(?<=burst )(\d+)([KM]?)b')
-
-
-def without_bursts(left):
-    return left[0], BURST.sub('', left[1])
-
-
-def bursts(left):
-    return [int(number) * {'': 1, 'K': 1024, 'M': 1024**2}[unit]
-            for number, unit in BURST.findall(left[1])]
 
 
 class ByHand(Case):

@@ -10,6 +10,7 @@
 
 #define MBIT UINT64_C(1000000)
 #define MS INT64_C(1000000)
+#define TICK_NS 64 /* in which tc counts delays */
 
 static const struct psgd_link links[] = {
 	{.egress_bps = 100 * MBIT},
@@ -86,17 +87,28 @@ static char *tree_of(const char *mark)
 		mark, mark);
 }
 
+static const struct psgd_link said_by_tc[] = {
+	{.egress_bps = 123456784, .ingress_bps = 10 * MBIT},
+	{.egress_bps = 123456784,
+		.ingress_bps = 10 * MBIT,
+		.delay_ns = 10 * MS + 7,
+		.jitter_ns = MS + 3,
+		.loss_ppm = 12345},
+};
+
 START_TEST(test_commands_do_the_same)
 {
 	const uint16_t ports[] = {29500, 65535};
-	const struct psgd_link link =
-		link_of((struct psgd_link){.egress_bps = 123456784, .ingress_bps = 10 * MBIT});
+	const struct psgd_link link = link_of(said_by_tc[_i]);
 	struct psgd_tc_options o = left_options();
+	struct psgd_tc_state state;
 	char commands[16384], mark[32], *by_module, *by_tc;
 	unsigned index;
 	FILE *shell;
 
 	pair_make();
+	if (link.delay_ns && !pair_has_netem())
+		return;
 	o.unshaped_ports = ports;
 	o.n_unshaped_ports = 2;
 	by_tc = pair_says("ip -o link show dev left");
@@ -116,7 +128,11 @@ START_TEST(test_commands_do_the_same)
 	ck_assert_ptr_nonnull(strstr(by_tc, "mirred"));
 	alike(by_module, by_tc);
 	/* What they made is psgd's as well. */
-	ck_assert_uint_eq(left_show("left").link.ingress_bps, 10 * MBIT);
+	state = left_show("left");
+	ck_assert_uint_eq(state.link.ingress_bps, 10 * MBIT);
+	ck_assert_int_eq(state.link.delay_ns, link.delay_ns / TICK_NS * TICK_NS);
+	ck_assert_int_eq(state.link.jitter_ns, link.jitter_ns / TICK_NS * TICK_NS);
+	ck_assert_uint_eq(state.link.loss_ppm, link.loss_ppm);
 	ck_assert_uint_eq(left_clear("left", 0), 1);
 	free(by_module);
 	free(by_tc);
@@ -255,7 +271,7 @@ int main(void)
 		return 0;
 	tcase_set_timeout(tcase, 0);
 	tcase_add_loop_test(tcase, test_apply_show_clear, 0, 4);
-	tcase_add_test(tcase, test_commands_do_the_same);
+	tcase_add_loop_test(tcase, test_commands_do_the_same, 0, 2);
 	tcase_add_loop_test(tcase, test_foreign, 0, 4);
 	tcase_add_test(tcase, test_foreign_beside);
 	tcase_add_test(tcase, test_delay);
