@@ -1,12 +1,18 @@
 #!/bin/bash
-# Installs by apt what the build and the quickstart use, and with `tests` also what the tests use.
+# Installs by apt what the build and the quickstart use, with `tests` also what the tests use, and
+# with `vm` what tests/slow/netem_vm.sh needs beside: a virtual machine, and the kernel for it in the
+# folder PSGD_VM_KERNEL (psgd/vm-kernel in the user's cache), which is not installed here.
 # Does nothing when all is there.
-# usage: tools/deps.sh [tests]
+# usage: tools/deps.sh [tests | vm]
 set -euo pipefail
-if [ $# -gt 1 ] || [ "${1:-tests}" != tests ]; then
-    echo "usage: tools/deps.sh [tests]" >&2
+what=${1:-}
+case $#-$what in
+0- | 1-tests | 1-vm) ;;
+*)
+    echo "usage: tools/deps.sh [tests | vm]" >&2
     exit 2
-fi
+    ;;
+esac
 
 packages=(
     # build
@@ -30,7 +36,9 @@ test_packages=(
     # the hook for PyTorch
     python3-torch python3-numpy
 )
-[ $# -eq 0 ] || packages+=("${test_packages[@]}")
+vm_packages=(qemu-system-x86 busybox-static cpio)
+[ -z "$what" ] || packages+=("${test_packages[@]}")
+[ "$what" != vm ] || packages+=("${vm_packages[@]}")
 
 if ! command -v dpkg-query >/dev/null; then
     echo "deps: this is not Debian; these packages, or what they are called here, must be there:"
@@ -38,12 +46,29 @@ if ! command -v dpkg-query >/dev/null; then
     exit 0
 fi
 
+# Unpacks the kernel that Debian would install, if there is none yet.
+fetch_kernel() {
+    local folder=${PSGD_VM_KERNEL:-${XDG_CACHE_HOME:-$HOME/.cache}/psgd/vm-kernel} package work
+    [ ! -d "$folder/boot" ] || return 0
+    package=$(apt-cache depends linux-image-amd64 | sed -n 's/^ *Depends: //p')
+    echo "deps: unpacking $package in $folder"
+    work=$(mktemp -d)
+    (cd "$work" && apt-get -q download "$package")
+    dpkg-deb -x "$work"/*.deb "$work/files"
+    mkdir -p "$folder"
+    mv "$work"/files/* "$folder"
+    rm -rf "$work"
+}
+
 missing=()
 for package in "${packages[@]}"; do
     status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
     [ "$status" = installed ] || missing+=("$package")
 done
-[ ${#missing[@]} -gt 0 ] || exit 0
+if [ ${#missing[@]} -eq 0 ]; then
+    [ "$what" != vm ] || fetch_kernel
+    exit 0
+fi
 
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
@@ -64,3 +89,4 @@ if ! { "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends "${m
     exit 1
 fi
 echo "deps: installed ${#missing[@]} packages"
+[ "$what" != vm ] || fetch_kernel
