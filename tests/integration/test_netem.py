@@ -208,21 +208,24 @@ class Runs(Delays):
 
 class Labs(lab_support.Case):
     def test_run(self):
+        """With jitter no rate is asked for, so that the machine may be slow."""
         if PROBE.reason or not PROBE.netem:
             self.skipTest(PROBE.reason or 'the kernel has no netem')
         self.write('c.yaml', CONFIG + 'network_limits: {enable: true, method: tc, egress_mbps: 20, '
-                   'latency_ms: 20, schedule: [{at_iteration: 2, egress_mbps: 10, latency_ms: 5}]}')
+                   'latency_ms: 20, jitter_ms: 1, '
+                   'schedule: [{at_iteration: 2, egress_mbps: 10, latency_ms: 5}]}')
         said = self.lab('run', '--dir', 'out', 'c.yaml', '--', os.environ['LINK_TRAINER'])
         self.gone()
         self.assertIn('limited by tc on eth0 (method tc): egress 20 Mbit/s, ingress 20 Mbit/s, '
-                      'latency 20 ms, burst 3278 bytes, changes at iteration 2\n', said)
+                      'latency 20 ms, jitter 1 ms, burst 3278 bytes, changes at iteration 2\n',
+                      said)
         (path,) = glob.glob(f'{self.root}/out/node0/**/csv/powerSGD_benchmark_*.csv',
                             recursive=True)
         with open(path, encoding='utf-8') as file:
             times = [1000 * float(row['wire_time']) for row in csv.DictReader(file)]
         self.assertEqual(len(times), 4)
-        self.assertGreaterEqual(min(times[:2]), 2 * 20)
-        self.assertGreaterEqual(min(times[2:]), 2 * 5)
+        self.assertGreaterEqual(min(times[:2]), 2 * 19)
+        self.assertGreaterEqual(min(times[2:]), 2 * 4)
 
 
 if __name__ == '__main__':
