@@ -326,6 +326,10 @@ class ByHand(Case):
         self.assertIn(f'\nnetwork of this node:\n{lines}worker 0:\n', said)
         self.assertIn('\n  method: tc\n', said)
         self.assertIn('\n  interface: v0\n', said)
+        # NCCL goes by sockets of that interface, also to a node that is a namespace beside this one
+        for variable in ('NET=Socket', 'IB_DISABLE=1', 'SOCKET_IFNAME==v0', 'HOSTID=psgd-0',
+                         'P2P_DISABLE=1', 'SHM_DISABLE=1'):
+            self.assertIn(f'\n    NCCL_{variable}\n', said)
         self.clean()
 
 
