@@ -187,9 +187,11 @@ class Build:
 
 
 def copy_tree(root, to):
+    """The files are of now, or a build that is kept would take older changes for built."""
     shutil.copytree(root, to, ignore=lambda folder, names: {
         name for name in names if name in ('.git', '__pycache__', 'results')
-        or os.path.samefile(folder, root) and name.startswith('build')}, symlinks=True)
+        or os.path.samefile(folder, root) and name.startswith('build')}, symlinks=True,
+        copy_function=shutil.copy)
 
 
 def try_out(mutant, builds):
