@@ -14,6 +14,8 @@ extern uint64_t touched_matrices, touched_factors, touched_sums;
 }
 #endif
 
-#define PSGD_TOUCH(what, bytes) ((void)(touched_##what += (uint64_t)(bytes)))
+/* Of threads of a block that nothing orders. */
+#define PSGD_TOUCH(what, bytes)                                                                    \
+	((void)__atomic_fetch_add(&touched_##what, (uint64_t)(bytes), __ATOMIC_RELAXED))
 
 #endif
