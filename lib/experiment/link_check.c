@@ -13,7 +13,10 @@
 #define FRAME_BYTES 1514.0
 #define FRAME_PAYLOAD 1448.0
 
-/* Of the longest all-reduce: a path with more delay leaves TCP no time to find the rate. */
+/*
+ * Of what the longest all-reduce should take: a path with more delay leaves TCP no time to find the
+ * rate. What it took says less, since not finding the rate is what makes it long.
+ */
 #define STEADY_DELAY 0.05
 
 static double on_the_wire(double payload)
@@ -43,8 +46,9 @@ void psgd__link_check_rates(struct psgd__link_check *check, const struct psgd_me
 	check->measured_mbps = on_the_wire(found->bandwidth_mbps);
 	/* 1 byte/ns is 8000 Mbit/s. */
 	check->least_mbps = 8000 * limited / (double)longest->ns;
-	check->steady = !link->jitter_ns && !link->loss_ppm &&
-			found->delay_ns <= STEADY_DELAY * (double)longest->ns;
+	check->steady =
+		!link->jitter_ns && !link->loss_ppm &&
+		found->delay_ns <= STEADY_DELAY * 8000 * wire_bytes / check->configured_mbps;
 }
 
 /* Three digits, or all before the point. */
