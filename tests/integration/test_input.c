@@ -358,15 +358,17 @@ static const struct {
 		5},
 };
 
+/* Not device: auto, which has a line of its own where CUDA is installed and a device is not. */
 START_TEST(failed_in_the_trainer)
 {
 	struct ended ended;
-	char arguments[512];
+	char text[512], arguments[512];
 	unsigned port = free_port();
 
 	write_files();
 	write_data();
-	put_port(failed[_i].arguments, port, arguments, sizeof(arguments));
+	snprintf(text, sizeof(text), "%s device=cpu", failed[_i].arguments);
+	put_port(text, port, arguments, sizeof(arguments));
 	ended = run_psgd(arguments, 20);
 	check_ended(&ended, failed[_i].message, port, failed[_i].code);
 	check_folder("out");
