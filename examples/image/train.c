@@ -160,7 +160,6 @@ static void trainer_finish(struct trainer *t)
 	free(t->labels);
 	net_free(&t->net);
 	nn_close(&t->nn);
-	loader_close(&t->loader);
 }
 
 #define MEMORY_EVERY 16 /* iterations; the driver takes its time to answer */
@@ -351,6 +350,8 @@ psgd_status train_run(psgd_stack **stack, struct image_error *error)
 		status = train_epoch(&trainer);
 	if (!status)
 		status = compare_params(&trainer);
+	/* Its threads look into the configuration, which is the stack's. */
+	loader_close(&trainer.loader);
 	/* The session may still hold gradients of a step that failed. */
 	psgd_stack_close(stack, status, status ? error->text : NULL);
 	trainer_finish(&trainer);
