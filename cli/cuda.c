@@ -16,7 +16,7 @@ int cli_check_cuda(const struct cli_job *job)
 	if (!named && strcmp(job->config->communication.transport, "nccl") != 0)
 		return CLI_OK;
 	for (size_t i = 0; i < job->n_workers; i++) {
-		struct psgd_cuda_info info = PSGD_INIT(psgd_cuda_info);
+		struct psgd_cuda_device info = PSGD_INIT(psgd_cuda_device);
 		psgd_status status = psgd_launch_cuda(
 			&job->workers[i], cli_module_dir(), &info, error, sizeof(error));
 

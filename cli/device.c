@@ -12,7 +12,7 @@ const char *cli_cuda_version(char to[16], uint32_t version)
 psgd_status cli_open_cuda(uint32_t ordinal, struct psgd_device *out, char *name, size_t bytes)
 {
 	struct psgd_device_cuda_options options = PSGD_INIT(psgd_device_cuda_options);
-	struct psgd_cuda_info info = PSGD_INIT(psgd_cuda_info);
+	struct psgd_cuda_device info = PSGD_INIT(psgd_cuda_device);
 	char error[512] = "";
 	uint32_t count = 0;
 	psgd_status status;

@@ -166,7 +166,7 @@ static json_t *tc(void)
 		tc_can(&rates), "delay_and_loss", tc_can(&delay));
 }
 
-static json_t *cuda_device(uint32_t ordinal, const struct psgd_cuda_info *info)
+static json_t *cuda_device(uint32_t ordinal, const struct psgd_cuda_device *info)
 {
 	return json_pack("{s:I, s:s, s:o, s:I}", "ordinal", (json_int_t)ordinal, "name", info->name,
 		"compute_capability", json_sprintf("%u.%u", info->major, info->minor),
@@ -176,7 +176,7 @@ static json_t *cuda_device(uint32_t ordinal, const struct psgd_cuda_info *info)
 /* Versions also where there is no device, if they are known. */
 static json_t *cuda(void)
 {
-	struct psgd_cuda_info info = PSGD_INIT(psgd_cuda_info);
+	struct psgd_cuda_device info = PSGD_INIT(psgd_cuda_device);
 	char error[512] = "", version[16];
 	uint32_t count = 0;
 	psgd_status status =

@@ -124,7 +124,7 @@ struct psgd_device_cuda_options {
 PSGD_API psgd_status psgd_device_cuda(
 	const struct psgd_device_cuda_options *options, struct psgd_device *out);
 
-struct psgd_cuda_info {
+struct psgd_cuda_device {
 	size_t size;
 	uint64_t memory_bytes;
 	uint32_t major, minor;	  /* compute capability */
@@ -137,7 +137,7 @@ struct psgd_cuda_info {
  * module_dir, error as in the options. Errors: UNSUPPORTED, INVALID (no such ordinal). Any thread.
  */
 PSGD_API psgd_status psgd_cuda_info(uint32_t ordinal, const char *module_dir,
-	struct psgd_cuda_info *out, uint32_t *count, char *error, size_t error_bytes);
+	struct psgd_cuda_device *out, uint32_t *count, char *error, size_t error_bytes);
 
 /* One matrix of a measurement: g and e are row-major, n by m, memory of the device. */
 struct psgd_floor_matrix {

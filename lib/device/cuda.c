@@ -58,10 +58,10 @@ psgd_status psgd_device_cuda(
 	return end(status, reason, o.error, o.error_bytes);
 }
 
-psgd_status psgd_cuda_info(uint32_t ordinal, const char *module_dir, struct psgd_cuda_info *out,
+psgd_status psgd_cuda_info(uint32_t ordinal, const char *module_dir, struct psgd_cuda_device *out,
 	uint32_t *count, char *error, size_t error_bytes)
 {
-	struct psgd_cuda_info found = {.size = sizeof(found)};
+	struct psgd_cuda_device found = {.size = sizeof(found)};
 	const struct psgd__cuda_module *module;
 	char reason[REASON_BYTES] = "";
 	uint32_t n = 0;

@@ -14,7 +14,7 @@
 #endif
 
 /* Versions, as far as they are known: neither call needs a driver. */
-static void versions(struct psgd_cuda_info *out)
+static void versions(struct psgd_cuda_device *out)
 {
 	int driver = 0, runtime = 0;
 
@@ -27,7 +27,7 @@ static void versions(struct psgd_cuda_info *out)
 }
 
 static psgd_status no_device(
-	cudaError_t error, const struct psgd_cuda_info *info, char *reason, size_t bytes)
+	cudaError_t error, const struct psgd_cuda_device *info, char *reason, size_t bytes)
 {
 	const unsigned major = info->runtime / 1000, minor = info->runtime % 1000 / 10;
 
@@ -45,7 +45,7 @@ static psgd_status no_device(
 }
 
 static psgd_status info(
-	uint32_t ordinal, struct psgd_cuda_info *out, uint32_t *count, char *reason, size_t bytes)
+	uint32_t ordinal, struct psgd_cuda_device *out, uint32_t *count, char *reason, size_t bytes)
 {
 	struct cudaDeviceProp prop;
 	cudaError_t error;
@@ -95,7 +95,7 @@ static psgd_status try_device(struct psgd__cuda *d)
 static psgd_status open_device(
 	const struct psgd__cuda_setup *setup, struct psgd_device *out, char *reason, size_t bytes)
 {
-	struct psgd_cuda_info found = {.size = sizeof(found)};
+	struct psgd_cuda_device found = {.size = sizeof(found)};
 	struct psgd__cuda *d;
 	psgd_status status;
 	uint32_t count;

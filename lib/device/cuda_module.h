@@ -27,7 +27,7 @@ struct psgd__cuda_setup {
 struct psgd__cuda_module {
 	size_t size;
 	/* See psgd_cuda_info. */
-	psgd_status (*info)(uint32_t ordinal, struct psgd_cuda_info *out, uint32_t *count,
+	psgd_status (*info)(uint32_t ordinal, struct psgd_cuda_device *out, uint32_t *count,
 		char *reason, size_t bytes);
 	/* *out is ended by its own destroy. */
 	psgd_status (*open)(const struct psgd__cuda_setup *setup, struct psgd_device *out,

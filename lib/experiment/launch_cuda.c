@@ -5,9 +5,9 @@
 #include "base/base.h"
 
 psgd_status psgd_launch_cuda(const struct psgd_launch *launch, const char *module_dir,
-	struct psgd_cuda_info *out, char *error, size_t error_bytes)
+	struct psgd_cuda_device *out, char *error, size_t error_bytes)
 {
-	struct psgd_cuda_info info = PSGD_INIT(psgd_cuda_info);
+	struct psgd_cuda_device info = PSGD_INIT(psgd_cuda_device);
 	uint32_t count = 0, version = 0;
 	psgd_status status;
 

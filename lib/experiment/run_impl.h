@@ -126,7 +126,7 @@ psgd_status psgd__run_fail(struct psgd_run *run, psgd_status status, const char 
 psgd_status psgd__run_fail_write(struct psgd_run *run, const char *name);
 
 /* What computes: its kind, and of CUDA its model. */
-json_t *psgd__json_device(const struct psgd_cuda_info *cuda);
+json_t *psgd__json_device(const struct psgd_cuda_device *cuda);
 /* Null for what is not finite; never NULL unless memory ends. */
 json_t *psgd__json_number(double value);
 json_t *psgd__json_rank(uint32_t rank);

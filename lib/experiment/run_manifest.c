@@ -55,7 +55,7 @@ static json_t *cuda_version(uint32_t version)
 	return json_sprintf("%u.%u", version / 1000, version % 1000 / 10);
 }
 
-json_t *psgd__json_device(const struct psgd_cuda_info *cuda)
+json_t *psgd__json_device(const struct psgd_cuda_device *cuda)
 {
 	if (!cuda)
 		return json_pack("{s:s}", "kind", "cpu");

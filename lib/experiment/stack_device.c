@@ -7,7 +7,7 @@
 struct told {
 	uint32_t cuda;
 	uint32_t major, minor, reserved;
-	char name[sizeof(((struct psgd_cuda_info *)0)->name)];
+	char name[sizeof(((struct psgd_cuda_device *)0)->name)];
 	char why_not[PSGD__WHY_BYTES];
 };
 
@@ -75,7 +75,7 @@ psgd_status psgd__stack_find_device(struct psgd_stack *stack)
 	psgd_status status;
 
 	PSGD__TRY(read_cpu(stack));
-	stack->cuda = PSGD_INIT(psgd_cuda_info);
+	stack->cuda = PSGD_INIT(psgd_cuda_device);
 	if (wish == WISH_CPU)
 		return PSGD_OK;
 	status = find_cuda(stack);
@@ -168,7 +168,7 @@ static psgd_status agree(struct psgd_stack *stack)
 
 static void tell(struct psgd_stack *stack)
 {
-	const struct psgd_cuda_info *cuda = &stack->cuda;
+	const struct psgd_cuda_device *cuda = &stack->cuda;
 
 	if (stack->on_cuda)
 		psgd__stack_tell(stack, PSGD_LOG_INFO,
@@ -212,7 +212,7 @@ const struct psgd_device *psgd_stack_device(const psgd_stack *stack)
 	return &stack->device;
 }
 
-const struct psgd_cuda_info *psgd_stack_cuda(const psgd_stack *stack, uint32_t *ordinal)
+const struct psgd_cuda_device *psgd_stack_cuda(const psgd_stack *stack, uint32_t *ordinal)
 {
 	if (ordinal)
 		*ordinal = stack->on_cuda ? stack->launch.local_rank : 0;

@@ -39,9 +39,9 @@ struct psgd_stack {
 	psgd_rendezvous *rendezvous;
 	psgd_status (*probe)(void *user, uint32_t ordinal, char *reason, size_t bytes);
 	void *probe_user;
-	uint32_t cpu_without;	    /* of the CPU's instruction sets */
-	bool on_cuda;		    /* else on the CPU; before the workers agree: could be */
-	struct psgd_cuda_info cuda; /* runtime 0: there is no module */
+	uint32_t cpu_without;	      /* of the CPU's instruction sets */
+	bool on_cuda;		      /* else on the CPU; before the workers agree: could be */
+	struct psgd_cuda_device cuda; /* runtime 0: there is no module */
 	char why_not_cuda[PSGD__WHY_BYTES]; /* "": nobody has looked */
 	struct psgd_device device;
 	struct psgd_compressor compressor;

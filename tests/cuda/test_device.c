@@ -268,7 +268,7 @@ END_TEST
 START_TEST(no_device)
 {
 	struct psgd_device_cuda_options o = by_default;
-	struct psgd_cuda_info info = PSGD_INIT(psgd_cuda_info);
+	struct psgd_cuda_device info = PSGD_INIT(psgd_cuda_device);
 	char text[256];
 	uint32_t count = 9;
 
@@ -304,7 +304,7 @@ END_TEST
 START_TEST(no_module)
 {
 	struct psgd_device_cuda_options o = PSGD_INIT(psgd_device_cuda_options);
-	struct psgd_cuda_info info = PSGD_INIT(psgd_cuda_info);
+	struct psgd_cuda_device info = PSGD_INIT(psgd_cuda_device);
 	struct psgd_device cuda;
 	uint32_t count = 9;
 	char text[256];

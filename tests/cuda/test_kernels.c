@@ -479,7 +479,7 @@ static Suite *suite(void)
 
 int main(void)
 {
-	struct psgd_cuda_info info = PSGD_INIT(psgd_cuda_info);
+	struct psgd_cuda_device info = PSGD_INIT(psgd_cuda_device);
 	char reason[256];
 
 	if (psgd_cuda_info(0, CUDA_MODULE_DIR, &info, NULL, reason, sizeof(reason)) ==

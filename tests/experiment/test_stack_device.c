@@ -30,7 +30,7 @@ static psgd_status say(psgd_status status, char *error, size_t bytes, const char
 	return status;
 }
 
-psgd_status psgd_cuda_info(uint32_t ordinal, const char *module_dir, struct psgd_cuda_info *out,
+psgd_status psgd_cuda_info(uint32_t ordinal, const char *module_dir, struct psgd_cuda_device *out,
 	uint32_t *count, char *error, size_t error_bytes)
 {
 	struct machine *m = &machines[me];
@@ -163,7 +163,7 @@ static void set_options(uint32_t worker, struct psgd_stack_options *options)
 static void look(uint32_t worker, psgd_stack *stack)
 {
 	uint32_t ordinal = 77;
-	const struct psgd_cuda_info *info = psgd_stack_cuda(stack, &ordinal);
+	const struct psgd_cuda_device *info = psgd_stack_cuda(stack, &ordinal);
 	struct machine *m = &machines[worker];
 
 	m->on_cuda = info != NULL;
@@ -375,7 +375,7 @@ END_TEST
 START_TEST(what_a_worker_could_have)
 {
 	struct psgd_launch launch = PSGD_INIT(psgd_launch);
-	struct psgd_cuda_info info = PSGD_INIT(psgd_cuda_info);
+	struct psgd_cuda_device info = PSGD_INIT(psgd_cuda_device);
 	char error[128];
 
 	memset(machines, 0, sizeof(*machines));
@@ -394,7 +394,7 @@ START_TEST(what_a_worker_could_have)
 		ck_assert_str_eq(error, "this node has 1 CUDA device for 2 workers");
 	}
 	machines->has = NO_MODULE;
-	info = PSGD_INIT(psgd_cuda_info);
+	info = PSGD_INIT(psgd_cuda_device);
 	ck_assert_int_eq(
 		psgd_launch_cuda(&launch, NULL, &info, error, sizeof(error)), PSGD_ERR_UNSUPPORTED);
 	ck_assert_str_eq(error, "no CUDA module: not built");

@@ -41,7 +41,7 @@ PSGD_API psgd_status psgd_launch_resolve(const struct psgd_launch_flags *flags,
  * UNSUPPORTED (no device for this worker), INVALID, and those of psgd_cuda_info. Any thread.
  */
 PSGD_API psgd_status psgd_launch_cuda(const struct psgd_launch *launch, const char *module_dir,
-	struct psgd_cuda_info *out, char *error, size_t error_bytes);
+	struct psgd_cuda_device *out, char *error, size_t error_bytes);
 
 PSGD_END
 #endif

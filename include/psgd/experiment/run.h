@@ -25,7 +25,7 @@ struct psgd_run_options {
 	uint64_t resume_iteration, resume_epoch;
 	uint32_t resume; /* 1: so */
 	uint32_t reserved;
-	const struct psgd_cuda_info *cuda; /* worker 0's device, for the records; NULL: the CPU */
+	const struct psgd_cuda_device *cuda; /* worker 0's device, for the records; NULL: the CPU */
 };
 
 /* One optimizer step. Also the source of the live progress. */

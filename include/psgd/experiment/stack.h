@@ -69,7 +69,7 @@ PSGD_API const struct psgd_controller *psgd_stack_controller(const psgd_stack *s
 PSGD_API const struct psgd_device *psgd_stack_device(const psgd_stack *stack);
 /* What that CUDA device is; NULL: it is the CPU. ordinal may be NULL. Lives as long as the stack.
  */
-PSGD_API const struct psgd_cuda_info *psgd_stack_cuda(const psgd_stack *stack, uint32_t *ordinal);
+PSGD_API const struct psgd_cuda_device *psgd_stack_cuda(const psgd_stack *stack, uint32_t *ordinal);
 
 /*
  * 0: no failure. 2: CONFIG INVALID STATE MISMATCH. 3: PEER_LOST. 4: TIMEOUT. 5: UNSUPPORTED AUTH
