@@ -17,7 +17,9 @@ struct group *group_new(struct devices *d, const struct sizes *sizes, struct rng
 		const uint32_t n = rng_range(rng, 1, sizes->most_n);
 		const uint32_t m =
 			rng_range(rng, 1, sizes->most_m) * (rng_range(rng, 0, 1) ? 4 : 1);
-		const uint32_t r = k % 7 == 3 ? 0 : rng_range(rng, 0, sizes->most_r);
+		const uint32_t r = k == 0	? sizes->most_r
+				   : k % 7 == 3 ? 0
+						: rng_range(rng, 0, sizes->most_r);
 		const bool e = rng_range(rng, 0, 3);
 
 		group->g[k] = some(d, (size_t)n * m, rng);

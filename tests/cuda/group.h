@@ -18,7 +18,8 @@ struct sizes {
 	uint32_t most_n, most_m, most_r;
 };
 
-/* Sizes up to the given ones; a matrix in four is not aligned, one in four has no e. */
+/* Sizes up to the given ones, the first with all columns; a matrix in four is not aligned, one in
+ * four has no e. */
 struct group *group_new(struct devices *d, const struct sizes *sizes, struct rng *rng);
 void group_send(struct devices *d, const struct group *group);
 /* g, e, p, q and keep, bit for bit; q: also q. */

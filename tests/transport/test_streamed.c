@@ -83,6 +83,8 @@ static void complete(const struct psgd_streamed_job *job)
 static psgd_status start(void *self, const struct psgd_streamed_job *job, char *reason)
 {
 	struct library *l = self;
+	psgd_status status;
+	bool late;
 
 	pthread_mutex_lock(&l->lock);
 	if (!l->starting) {
@@ -99,14 +101,16 @@ static psgd_status start(void *self, const struct psgd_streamed_job *job, char *
 	}
 	l->starting = NULL;
 	l->n_started++;
-	if (l->start)
+	status = l->start;
+	late = l->late;
+	if (status)
 		strcpy(reason, "no start");
-	else if (l->late)
+	else if (late)
 		l->jobs[l->n_jobs++] = job;
 	pthread_mutex_unlock(&l->lock);
-	if (!l->start && !l->late)
+	if (!status && !late)
 		complete(job);
-	return l->start;
+	return status;
 }
 
 static psgd_status test(
