@@ -1,34 +1,30 @@
 #!/bin/bash
 # Compiles each public header alone, as C11 and as C++17, by gcc and by clang.
-# Prints what failed, then "N passed, N failed, N skipped"; adapters for absent libraries are
-# skipped.
+# Prints what failed, then "N passed, N failed, N skipped". Those for NCCL find the headers that the
+# tests have of it.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-passed=0 failed=0 skipped=0
+passed=0 failed=0
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 # The options initialiser is the one macro that is written twice, for C and for C++.
 use='int main(void) { struct psgd_link l = PSGD_INIT(psgd_link); return l.size != sizeof(l); }'
 
+vendor=()
 compile() {
     local language=$1
     shift
-    "$@" -x "$language" -I include -Wall -Wextra -Wpedantic -Werror -fsyntax-only \
+    "$@" -x "$language" -I include "${vendor[@]}" -Wall -Wextra -Wpedantic -Werror -fsyntax-only \
         "$folder/header.$language"
 }
 
 for header in include/psgd/*.h include/psgd/experiment/*.h; do
     name=${header#include/}
-    vendor=$(basename "$header")
+    vendor=()
     case $name in
-    psgd/nccl.h | psgd/mpi.h)
-        if ! echo "#include <$vendor>" | gcc -x c -E - >/dev/null 2>&1; then
-            skipped=$((skipped + 1))
-            continue
-        fi
-        ;;
+    psgd/nccl*) vendor=(-isystem tests/cuda_shim/include) ;;
     esac
     printf '#include <%s>\n' "$name" >"$folder/header.c"
     [ "$name" != psgd/psgd.h ] || printf '%s\n' "$use" >>"$folder/header.c"
@@ -42,5 +38,5 @@ for header in include/psgd/*.h include/psgd/experiment/*.h; do
     fi
 done
 [ $passed -gt 0 ] || failed=$((failed + 1))
-printf '%d passed, %d failed, %d skipped\n' $passed $failed $skipped
+printf '%d passed, %d failed, 0 skipped\n' $passed $failed
 [ $failed -eq 0 ]
