@@ -12,8 +12,8 @@
 #define IMAGE_CUDA_FILE "psgd-train-image-cuda.so"
 
 /* The one exported function; the number changes with the structs here and in nn.h. */
-#define IMAGE_CUDA_ENTRY psgd_train_image_cuda_module_1
-#define IMAGE_CUDA_ENTRY_NAME "psgd_train_image_cuda_module_1"
+#define IMAGE_CUDA_ENTRY psgd_train_image_cuda_module_2
+#define IMAGE_CUDA_ENTRY_NAME "psgd_train_image_cuda_module_2"
 
 struct image_cuda_options {
 	unsigned ordinal; /* of the device, as CUDA counts them */

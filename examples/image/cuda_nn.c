@@ -1,6 +1,7 @@
 /* The engine of CUDA devices: memory, copies, loops. SPDX-License-Identifier: MIT */
 #include "cuda_nn.h"
 
+#include <nvtx3/nvToolsExt.h>
 #include <stdlib.h>
 
 #include "layers.h"
@@ -9,6 +10,8 @@ psgd_status cuda_check(cudaError_t result, const char *what, struct image_error 
 {
 	if (result == cudaSuccess)
 		return PSGD_OK;
+	/* Or the next launch would be taken for what failed. */
+	(void)cudaGetLastError();
 	return image_fail(error,
 		result == cudaErrorMemoryAllocation ? PSGD_ERR_NOMEM : PSGD_ERR_DEVICE,
 		"CUDA: %s: %s", what, cudaGetErrorString(result));
@@ -23,12 +26,20 @@ psgd_status cuda_check_blas(cublasStatus_t result, const char *what, struct imag
 		"cuBLAS: %s: %s", what, cublasGetStatusString(result));
 }
 
+static bool is_out_of_memory(cudnnStatus_t result)
+{
+#if CUDNN_MAJOR > 8
+	if (result == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED)
+		return true;
+#endif
+	return result == CUDNN_STATUS_ALLOC_FAILED;
+}
+
 psgd_status cuda_check_dnn(cudnnStatus_t result, const char *what, struct image_error *error)
 {
 	if (result == CUDNN_STATUS_SUCCESS)
 		return PSGD_OK;
-	return image_fail(error,
-		result == CUDNN_STATUS_ALLOC_FAILED ? PSGD_ERR_NOMEM : PSGD_ERR_DEVICE,
+	return image_fail(error, is_out_of_memory(result) ? PSGD_ERR_NOMEM : PSGD_ERR_DEVICE,
 		"cuDNN: %s: %s", what, cudnnGetErrorString(result));
 }
 
@@ -157,6 +168,15 @@ static void *stream(struct nn *base)
 	return ((struct cuda_nn *)base)->place.stream;
 }
 
+static void range(struct nn *base, const char *name)
+{
+	(void)base;
+	if (name)
+		(void)nvtxRangePushA(name);
+	else
+		(void)nvtxRangePop();
+}
+
 static const struct cuda_place *place_of(const struct nn *base)
 {
 	return &((const struct cuda_nn *)base)->place;
@@ -206,6 +226,7 @@ static const struct nn_device device = {.alloc = device_alloc,
 	.send = send,
 	.copy = copy,
 	.stream = stream,
+	.range = range,
 	.feed_open = cuda_feed_open,
 	.feed_close = cuda_feed_close,
 	.feed_load = cuda_feed_load,

@@ -301,26 +301,34 @@ psgd_status layer_combine(
 	return PSGD_OK;
 }
 
-const struct layer_kind layer_dense = {.keeps_x = true,
+const struct layer_kind layer_dense = {.name = "dense",
+	.keeps_x = true,
 	.prepare = dense_prepare,
 	.forward = linear_forward,
 	.back_params = linear_back_params,
 	.back_data = linear_back_data};
 
-const struct layer_kind layer_conv = {.keeps_x = true,
+const struct layer_kind layer_conv = {.name = "conv",
+	.keeps_x = true,
 	.prepare = conv_prepare,
 	.forward = linear_forward,
 	.back_params = linear_back_params,
 	.back_data = linear_back_data};
 
-const struct layer_kind layer_norm = {.statistics = true,
+const struct layer_kind layer_norm = {.name = "norm",
+	.statistics = true,
 	.keeps_x = true,
 	.prepare = norm_prepare,
 	.forward = norm_forward,
 	.back_params = norm_back_params};
 
-const struct layer_kind layer_pool = {
-	.prepare = pool_prepare, .forward = pool_forward, .back_data = pool_back_data};
+const struct layer_kind layer_pool = {.name = "pool",
+	.prepare = pool_prepare,
+	.forward = pool_forward,
+	.back_data = pool_back_data};
 
-const struct layer_kind layer_relu = {
-	.keeps_y = true, .elementwise = true, .forward = relu_forward, .back_data = relu_back_data};
+const struct layer_kind layer_relu = {.name = "relu",
+	.keeps_y = true,
+	.elementwise = true,
+	.forward = relu_forward,
+	.back_data = relu_back_data};

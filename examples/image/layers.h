@@ -8,6 +8,7 @@
 #define NORM_MOMENTUM 0.1f /* of the running statistics, the weight of the new */
 
 struct layer_kind {
+	const char *name;
 	bool statistics; /* has mean and variance */
 	bool keeps_x;	 /* backward reads x; its y is not needed */
 	bool keeps_y;	 /* the other way round */

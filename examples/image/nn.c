@@ -49,6 +49,17 @@ void nn_host_free(struct nn *nn, float *values)
 		free(values);
 }
 
+void nn_range(struct nn *nn, const char *name)
+{
+	if (nn->device)
+		nn->device->range(nn, name);
+}
+
+void nn_range_end(struct nn *nn)
+{
+	nn_range(nn, NULL);
+}
+
 psgd_status nn_upload(
 	struct nn *nn, float *to, const float *host, size_t n, struct image_error *error)
 {

@@ -129,7 +129,8 @@ struct nn_device {
 		struct nn *nn, float *to, const float *host, size_t n, struct image_error *error);
 	psgd_status (*copy)(
 		struct nn *nn, float *to, const float *from, size_t n, struct image_error *error);
-	void *(*stream)(struct nn *nn); /* that the work is in: a psgd_stream */
+	void *(*stream)(struct nn *nn);			/* that the work is in: a psgd_stream */
+	void (*range)(struct nn *nn, const char *name); /* see nn_range; NULL: the last one ends */
 
 	/*
 	 * Two batches of `shape`, NHWC, are under way at most. load: sends the one in *host off,
@@ -182,6 +183,11 @@ void nn_free(struct nn *nn, float *values); /* NULL is fine */
 /* Of the host, which the engine reaches best. */
 float *nn_host_alloc(struct nn *nn, size_t n);
 void nn_host_free(struct nn *nn, float *values);
+
+/* For a profiler of the device: what is called from now on is in a range of this name, until
+ * nn_range_end. Ranges nest. Nothing on this processor. */
+void nn_range(struct nn *nn, const char *name);
+void nn_range_end(struct nn *nn);
 
 psgd_status nn_upload(
 	struct nn *nn, float *to, const float *host, size_t n, struct image_error *error);

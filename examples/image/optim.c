@@ -32,10 +32,14 @@ psgd_status optim_net(
 		.momentum = (float)training->momentum,
 		.decay = (float)training->weight_decay,
 		.nesterov = training->nesterov};
+	psgd_status status = PSGD_OK;
 
+	nn_range(net->nn, "optimizer");
 	if (net->nn->device)
-		return net->nn->device->sgd(
+		status = net->nn->device->sgd(
 			net->nn, &sgd, net->params, net->grads, buffer, net->n_params, &net->error);
-	optim_step(training, rate, net->params, net->grads, buffer, net->n_params);
-	return PSGD_OK;
+	else
+		optim_step(training, rate, net->params, net->grads, buffer, net->n_params);
+	nn_range_end(net->nn);
+	return status;
 }

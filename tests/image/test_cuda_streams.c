@@ -6,6 +6,7 @@
 #include "support/suite.h"
 
 #include <shim.h>
+#include <stdio.h>
 #include <string.h>
 
 /*
@@ -157,6 +158,50 @@ START_TEST(test_loops)
 }
 END_TEST
 
+/* Ranges for a profiler, one inside another: "forward(conv()norm())" and so on. */
+static char ranges[512];
+static const struct nn_device *unnoted;
+
+static void note_range(struct nn *nn, const char *name)
+{
+	size_t length = strlen(ranges);
+
+	unnoted->range(nn, name);
+	(void)snprintf(ranges + length, sizeof(ranges) - length, "%s%s", name ? name : "",
+		name ? "(" : ")");
+}
+
+START_TEST(test_ranges)
+{
+	const struct psgd_config_training training = {.momentum = 0.9};
+	const struct nn_shape in = {.c = 2, .h = 5, .w = 6};
+	struct nn_device noted;
+	float *momentum;
+	struct pair p;
+
+	unnoted = pair_cuda->device;
+	noted = *unnoted;
+	noted.range = note_range;
+	pair_open(&p, net_builders[N_BUILDERS - 1], &in, BATCH);
+	momentum = nn_alloc(pair_cuda, p.cuda.n_params);
+	pair_cuda->device = &noted;
+	pair_input(&p, 1);
+	pair_forward(&p, NULL, NULL);
+	pair_check_outputs(&p, "noted");
+	pair_backward(&p, 2);
+	ck_assert_int_eq(optim_net(&p.cuda, &training, 0.1, momentum), PSGD_OK);
+	pair_cuda->device = unnoted;
+	ck_assert_str_eq(ranges,
+		"forward(load()conv()norm()pool()conv()norm()conv()norm()relu()pool()dense())"
+		"scores()"
+		"backward(dense()dense()pool()relu()norm()conv()conv()norm()conv()conv()pool()"
+		"pool()norm()conv())"
+		"optimizer()");
+	nn_free(pair_cuda, momentum);
+	pair_close(&p);
+}
+END_TEST
+
 /* Where f32 may be rounded to TF32: nowhere, in convolutions, in matrix products too. */
 START_TEST(test_precision)
 {
@@ -205,6 +250,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, test_unfinished, 0, 2);
 	tcase_add_test(c, test_loops);
 	tcase_add_test(c, test_no_waits);
+	tcase_add_test(c, test_ranges);
 	tcase_add_loop_test(c, test_precision, 0, 3);
 	suite_add_tcase(s, c);
 	return s;
