@@ -8,17 +8,25 @@ struct conv_op {
 	cudnnTensorDescriptor_t x, y; /* or their gradients */
 	cudnnFilterDescriptor_t weights;
 	cudnnConvolutionDescriptor_t window;
-	union {
-		cudnnConvolutionFwdAlgo_t forward;
-		cudnnConvolutionBwdDataAlgo_t data;
-		cudnnConvolutionBwdFilterAlgo_t params;
-	} how;
+	int algorithm; /* of the pass */
 	size_t scratch_bytes;
+};
+
+/* What cuDNN says of an algorithm of a pass. */
+struct proposal {
+	int algorithm;
+	bool usable;
+	cudnnMathType_t math; /* what it is meant to run with */
 };
 
 #define MOST_ALGORITHMS 10
 /* More is not worth what an algorithm gains by it. */
 #define MOST_SCRATCH ((size_t)1 << 30)
+
+/* Version 9 has a number for each reason, in thousands of a kind. */
+#define CUDNN_UNSUPPORTED(result)                                                                  \
+	((result) == CUDNN_STATUS_NOT_SUPPORTED ||                                                 \
+		(CUDNN_MAJOR > 8 && (int)(result) / 1000 == CUDNN_STATUS_NOT_SUPPORTED / 1000))
 
 static void finish(struct cuda_op *op)
 {
@@ -85,77 +93,105 @@ static psgd_status describe(struct cuda_nn *nn, struct conv_op *conv,
 	return status ? status : describe_window(conv, window, nn->tf32_convolutions, error);
 }
 
-static psgd_status none(struct image_error *error)
-{
-	return image_fail(error, PSGD_ERR_UNSUPPORTED,
-		"cuDNN has no deterministic algorithm for a convolution in %zu bytes",
-		MOST_SCRATCH);
-}
+/* One that gives the same bits every time: a run can be repeated. */
+#define PROPOSAL(found)                                                                            \
+	((struct proposal){(int)(found).algo,                                                      \
+		(found).status == CUDNN_STATUS_SUCCESS &&                                          \
+			(found).determinism == CUDNN_DETERMINISTIC,                                \
+		(found).mathType})
 
-/* math: what the algorithm that was chosen is meant to run with. */
-static psgd_status settle(
-	struct conv_op *conv, size_t scratch_bytes, cudnnMathType_t math, struct image_error *error)
-{
-	conv->scratch_bytes = scratch_bytes;
-	return cuda_check_dnn(cudnnSetConvolutionMathType(conv->window, math), "precision", error);
-}
-
-/* The quickest that gives the same bits every time: a run can be repeated. */
-#define USABLE(found)                                                                              \
-	((found).status == CUDNN_STATUS_SUCCESS && (found).determinism == CUDNN_DETERMINISTIC &&   \
-		(found).memory <= MOST_SCRATCH)
-
-static psgd_status choose_forward(
-	struct cuda_nn *nn, struct conv_op *conv, struct image_error *error)
+static cudnnStatus_t propose_forward(
+	struct cuda_nn *nn, const struct conv_op *conv, struct proposal *out, int *n)
 {
 	cudnnConvolutionFwdAlgoPerf_t found[MOST_ALGORITHMS];
-	int n = 0;
-	psgd_status status = cuda_check_dnn(
-		cudnnGetConvolutionForwardAlgorithm_v7(nn->dnn, conv->x, conv->weights,
-			conv->window, conv->y, MOST_ALGORITHMS, &n, found),
-		"choice of an algorithm", error);
+	cudnnStatus_t result = cudnnGetConvolutionForwardAlgorithm_v7(
+		nn->dnn, conv->x, conv->weights, conv->window, conv->y, MOST_ALGORITHMS, n, found);
 
-	for (int i = 0; !status && i < n; i++)
-		if (USABLE(found[i])) {
-			conv->how.forward = found[i].algo;
-			return settle(conv, found[i].memory, found[i].mathType, error);
-		}
-	return status ? status : none(error);
+	for (int i = 0; result == CUDNN_STATUS_SUCCESS && i < *n; i++)
+		out[i] = PROPOSAL(found[i]);
+	return result;
 }
 
-static psgd_status choose_data(struct cuda_nn *nn, struct conv_op *conv, struct image_error *error)
+static cudnnStatus_t propose_data(
+	struct cuda_nn *nn, const struct conv_op *conv, struct proposal *out, int *n)
 {
 	cudnnConvolutionBwdDataAlgoPerf_t found[MOST_ALGORITHMS];
-	int n = 0;
-	psgd_status status =
-		cuda_check_dnn(cudnnGetConvolutionBackwardDataAlgorithm_v7(nn->dnn, conv->weights,
-				       conv->y, conv->window, conv->x, MOST_ALGORITHMS, &n, found),
-			"choice of an algorithm", error);
+	cudnnStatus_t result = cudnnGetConvolutionBackwardDataAlgorithm_v7(
+		nn->dnn, conv->weights, conv->y, conv->window, conv->x, MOST_ALGORITHMS, n, found);
 
-	for (int i = 0; !status && i < n; i++)
-		if (USABLE(found[i])) {
-			conv->how.data = found[i].algo;
-			return settle(conv, found[i].memory, found[i].mathType, error);
-		}
-	return status ? status : none(error);
+	for (int i = 0; result == CUDNN_STATUS_SUCCESS && i < *n; i++)
+		out[i] = PROPOSAL(found[i]);
+	return result;
 }
 
-static psgd_status choose_params(
-	struct cuda_nn *nn, struct conv_op *conv, struct image_error *error)
+static cudnnStatus_t propose_params(
+	struct cuda_nn *nn, const struct conv_op *conv, struct proposal *out, int *n)
 {
 	cudnnConvolutionBwdFilterAlgoPerf_t found[MOST_ALGORITHMS];
-	int n = 0;
-	psgd_status status = cuda_check_dnn(
-		cudnnGetConvolutionBackwardFilterAlgorithm_v7(nn->dnn, conv->x, conv->y,
-			conv->window, conv->weights, MOST_ALGORITHMS, &n, found),
-		"choice of an algorithm", error);
+	cudnnStatus_t result = cudnnGetConvolutionBackwardFilterAlgorithm_v7(
+		nn->dnn, conv->x, conv->y, conv->window, conv->weights, MOST_ALGORITHMS, n, found);
 
-	for (int i = 0; !status && i < n; i++)
-		if (USABLE(found[i])) {
-			conv->how.params = found[i].algo;
-			return settle(conv, found[i].memory, found[i].mathType, error);
-		}
-	return status ? status : none(error);
+	for (int i = 0; result == CUDNN_STATUS_SUCCESS && i < *n; i++)
+		out[i] = PROPOSAL(found[i]);
+	return result;
+}
+
+/* Of the algorithm, with the window's precision; a proposal may count that of another. */
+static cudnnStatus_t scratch_of(struct cuda_nn *nn, const struct conv_op *conv, size_t *bytes)
+{
+	if (conv->op.pass == NN_BACK_DATA)
+		return cudnnGetConvolutionBackwardDataWorkspaceSize(nn->dnn, conv->weights, conv->y,
+			conv->window, conv->x, (cudnnConvolutionBwdDataAlgo_t)conv->algorithm,
+			bytes);
+	if (conv->op.pass == NN_BACK_PARAMS)
+		return cudnnGetConvolutionBackwardFilterWorkspaceSize(nn->dnn, conv->x, conv->y,
+			conv->window, conv->weights,
+			(cudnnConvolutionBwdFilterAlgo_t)conv->algorithm, bytes);
+	return cudnnGetConvolutionForwardWorkspaceSize(nn->dnn, conv->x, conv->weights,
+		conv->window, conv->y, (cudnnConvolutionFwdAlgo_t)conv->algorithm, bytes);
+}
+
+/* Whether the pass will run by the proposal. One that rounds to TF32 need not where it must not. */
+static psgd_status try_out(struct cuda_nn *nn, struct conv_op *conv, const struct proposal *by,
+	bool *good, struct image_error *error)
+{
+	cudnnMathType_t math = nn->tf32_convolutions ? by->math : CUDNN_FMA_MATH;
+	cudnnStatus_t result;
+	psgd_status status =
+		cuda_check_dnn(cudnnSetConvolutionMathType(conv->window, math), "precision", error);
+
+	*good = false;
+	if (status)
+		return status;
+	conv->algorithm = by->algorithm;
+	result = scratch_of(nn, conv, &conv->scratch_bytes);
+	if (CUDNN_UNSUPPORTED(result))
+		return PSGD_OK;
+	*good = conv->scratch_bytes <= MOST_SCRATCH;
+	return cuda_check_dnn(result, "scratch of a convolution", error);
+}
+
+/* The first proposal that will do: they come quickest first. */
+static psgd_status choose(struct cuda_nn *nn, struct conv_op *conv, struct image_error *error)
+{
+	struct proposal all[MOST_ALGORITHMS];
+	enum nn_pass pass = conv->op.pass;
+	bool good = false;
+	int n = 0;
+	psgd_status status =
+		cuda_check_dnn(pass == NN_BACK_DATA	? propose_data(nn, conv, all, &n)
+			       : pass == NN_BACK_PARAMS ? propose_params(nn, conv, all, &n)
+							: propose_forward(nn, conv, all, &n),
+			"choice of an algorithm", error);
+
+	for (int i = 0; !status && !good && i < n; i++)
+		if (all[i].usable)
+			status = try_out(nn, conv, &all[i], &good, error);
+	if (!status && !good)
+		return image_fail(error, PSGD_ERR_UNSUPPORTED,
+			"cuDNN has no deterministic algorithm for a convolution in %zu bytes",
+			MOST_SCRATCH);
+	return status;
 }
 
 static const float one = 1.0f, zero = 0.0f;
@@ -165,10 +201,10 @@ static psgd_status run_forward(struct cuda_nn *nn, struct cuda_op *op, const str
 {
 	const struct conv_op *conv = (const struct conv_op *)op;
 
-	return cuda_check_dnn(
-		cudnnConvolutionForward(nn->dnn, &one, conv->x, data->at[NN_SRC], conv->weights,
-			data->at[NN_WEIGHTS], conv->window, conv->how.forward, nn->scratch,
-			conv->scratch_bytes, &zero, conv->y, data->at[NN_DST]),
+	return cuda_check_dnn(cudnnConvolutionForward(nn->dnn, &one, conv->x, data->at[NN_SRC],
+				      conv->weights, data->at[NN_WEIGHTS], conv->window,
+				      (cudnnConvolutionFwdAlgo_t)conv->algorithm, nn->scratch,
+				      conv->scratch_bytes, &zero, conv->y, data->at[NN_DST]),
 		"convolution", error);
 }
 
@@ -179,7 +215,8 @@ static psgd_status run_data(struct cuda_nn *nn, struct cuda_op *op, const struct
 
 	return cuda_check_dnn(
 		cudnnConvolutionBackwardData(nn->dnn, &one, conv->weights, data->at[NN_WEIGHTS],
-			conv->y, data->at[NN_DIFF_DST], conv->window, conv->how.data, nn->scratch,
+			conv->y, data->at[NN_DIFF_DST], conv->window,
+			(cudnnConvolutionBwdDataAlgo_t)conv->algorithm, nn->scratch,
 			conv->scratch_bytes, &zero, conv->x, data->at[NN_DIFF_SRC]),
 		"convolution backward", error);
 }
@@ -191,7 +228,8 @@ static psgd_status run_params(struct cuda_nn *nn, struct cuda_op *op, const stru
 
 	return cuda_check_dnn(
 		cudnnConvolutionBackwardFilter(nn->dnn, &one, conv->x, data->at[NN_SRC], conv->y,
-			data->at[NN_DIFF_DST], conv->window, conv->how.params, nn->scratch,
+			data->at[NN_DIFF_DST], conv->window,
+			(cudnnConvolutionBwdFilterAlgo_t)conv->algorithm, nn->scratch,
 			conv->scratch_bytes, &zero, conv->weights, data->at[NN_DIFF_WEIGHTS]),
 		"convolution backward", error);
 }
@@ -212,12 +250,8 @@ psgd_status cuda_conv(struct nn *base, enum nn_pass pass, const struct nn_shape 
 	conv = (struct conv_op *)op;
 	op->finish = finish;
 	status = describe(nn, conv, window, error);
-	if (!status && pass == NN_BACK_DATA)
-		status = choose_data(nn, conv, error);
-	else if (!status && pass == NN_BACK_PARAMS)
-		status = choose_params(nn, conv, error);
-	else if (!status)
-		status = choose_forward(nn, conv, error);
+	if (!status)
+		status = choose(nn, conv, error);
 	if (!status)
 		status = cuda_reserve(nn, conv->scratch_bytes, error);
 	if (status) {

@@ -11,7 +11,7 @@ static psgd_status evaluate_part(struct trainer *trainer, struct loss *loss)
 		psgd_status status;
 
 		if (!plan)
-			return image_fail(trainer->error, PSGD_ERR_NOMEM, "%s", net->error.text);
+			return image_fail(trainer->error, net->unprepared, "%s", net->error.text);
 		status = loader_test(
 			&trainer->loader, i, plan->input, trainer->labels, &n_good, trainer->error);
 		if (status)

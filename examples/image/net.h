@@ -113,6 +113,7 @@ struct net {
 	struct norm_scratch norm;
 	struct net_plan *plans;
 	psgd_status status;	  /* of building: the first failure */
+	psgd_status unprepared;	  /* of the last net_prepare that returned NULL */
 	struct image_error error; /* of the last failure */
 };
 
@@ -152,7 +153,7 @@ psgd_status net_sync(struct net *net, net_sync_fn sync, void *user, unsigned n_w
 /* Values that a step of one batch gives to `sync`, forward and backward; whatever net->sync is. */
 size_t net_sync_values(const struct net *net);
 
-/* The plan for a batch size, kept until net_free; NULL on failure. */
+/* The plan for a batch size, kept until net_free; NULL on failure: net->unprepared says which. */
 struct net_plan *net_prepare(struct net *net, int64_t batch, bool train);
 void net_plan_free(struct net_plan *plan); /* net_free does it */
 

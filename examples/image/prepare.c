@@ -337,7 +337,10 @@ struct net_plan *net_prepare(struct net *net, int64_t batch, bool train)
 		plan_statistics(net, plan))
 		goto nomem;
 	plan->n_cells = net->n_layers;
-	if (plan_host(net, plan) || plan_ops(net, plan)) {
+	net->unprepared = plan_host(net, plan);
+	if (!net->unprepared)
+		net->unprepared = plan_ops(net, plan);
+	if (net->unprepared) {
 		net_plan_free(plan);
 		return NULL;
 	}
@@ -345,8 +348,8 @@ struct net_plan *net_prepare(struct net *net, int64_t batch, bool train)
 	net->plans = plan;
 	return plan;
 nomem:
-	(void)image_fail(&net->error, PSGD_ERR_NOMEM, "out of memory for a batch of %lld images",
-		(long long)batch);
+	net->unprepared = image_fail(&net->error, PSGD_ERR_NOMEM,
+		"out of memory for a batch of %lld images", (long long)batch);
 	if (plan)
 		net_plan_free(plan);
 	return NULL;

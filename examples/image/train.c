@@ -76,7 +76,7 @@ static psgd_status build_net(struct trainer *t)
 		return status;
 	t->plan = net_prepare(&t->net, t->config->dataset.batch_size, true);
 	if (!t->plan)
-		return image_fail(t->error, PSGD_ERR_NOMEM, "%s", t->net.error.text);
+		return image_fail(t->error, t->net.unprepared, "%s", t->net.error.text);
 	return PSGD_OK;
 }
 

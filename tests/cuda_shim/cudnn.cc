@@ -1,31 +1,18 @@
 /*
  * cuDNN's convolutions for a CPU, by matrix products of one image at a time. Stricter than the
- * original: f32 in NCHW only, no alpha and beta but 1 and 0, an algorithm only with its own
- * workspace.
+ * original: f32 in NCHW only, no alpha and beta but 1 and 0, memory aligned to 16 bytes, an
+ * algorithm only with its own workspace, and nothing that does not exist or has not been set.
  */
 #include <cudnn.h>
 
-#include <string.h>
+#include <mutex>
+#include <set>
 
-#include <vector>
-
+#include "cudnn_conv.h"
 #include "shim_impl.h"
 
 struct cudnnContext {
 	cudaStream_t stream;
-};
-
-struct cudnnTensorStruct {
-	int n, c, h, w;
-};
-
-struct cudnnFilterStruct {
-	int k, c, h, w;
-};
-
-struct cudnnConvolutionStruct {
-	int padding_h, padding_w, stride_h, stride_w;
-	cudnnMathType_t math;
 };
 
 extern "C" const char *cudnnGetErrorString(cudnnStatus_t status)
@@ -39,23 +26,44 @@ extern "C" const char *cudnnGetErrorString(cudnnStatus_t status)
 		return "CUDNN_STATUS_BAD_PARAM";
 	case CUDNN_STATUS_NOT_SUPPORTED:
 		return "CUDNN_STATUS_NOT_SUPPORTED";
+	case CUDNN_STATUS_NOT_SUPPORTED_SHAPE:
+		return "CUDNN_STATUS_NOT_SUPPORTED_SHAPE";
 	case CUDNN_STATUS_INTERNAL_ERROR:
 		return "CUDNN_STATUS_INTERNAL_ERROR";
-	case CUDNN_STATUS_ALLOC_FAILED:
-		return "CUDNN_STATUS_ALLOC_FAILED";
+	case CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED:
+		return "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED";
+	case CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED:
+		return "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED";
 	case CUDNN_STATUS_EXECUTION_FAILED:
 		return "CUDNN_STATUS_EXECUTION_FAILED";
 	}
 	return "CUDNN_UNKNOWN_STATUS";
 }
 
+/* Handles and descriptors that exist. */
+static std::mutex living_mutex;
+static std::set<const void *> living;
+
+static bool lives(const void *what)
+{
+	std::lock_guard<std::mutex> lock(living_mutex);
+
+	return living.count(what) != 0;
+}
+
 template <class T> static cudnnStatus_t create(T **out)
 {
+	if (!out)
+		return CUDNN_STATUS_BAD_PARAM;
 	*out = nullptr;
 	if (shim_fails())
-		return CUDNN_STATUS_ALLOC_FAILED;
+		return CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED;
 	*out = new T();
 	shim_own(1);
+
+	std::lock_guard<std::mutex> lock(living_mutex);
+
+	living.insert(*out);
 	return CUDNN_STATUS_SUCCESS;
 }
 
@@ -64,8 +72,12 @@ template <class T> static cudnnStatus_t destroy(T *what)
 {
 	bool fails = shim_fails();
 
-	if (!what)
-		return CUDNN_STATUS_BAD_PARAM;
+	{
+		std::lock_guard<std::mutex> lock(living_mutex);
+
+		if (!living.erase(what))
+			return CUDNN_STATUS_BAD_PARAM;
+	}
 	delete what;
 	shim_own(-1);
 	return fails ? CUDNN_STATUS_INTERNAL_ERROR : CUDNN_STATUS_SUCCESS;
@@ -87,8 +99,18 @@ extern "C" cudnnStatus_t cudnnSetStream(cudnnHandle_t handle, cudaStream_t strea
 {
 	if (shim_fails())
 		return CUDNN_STATUS_INTERNAL_ERROR;
+	if (!lives(handle))
+		return CUDNN_STATUS_BAD_PARAM;
 	handle->stream = streamId;
 	return CUDNN_STATUS_SUCCESS;
+}
+
+/* As many values as 31 bits count. */
+static bool fits(cudnnTensorStruct t)
+{
+	double values = (double)t.n * (double)t.c * (double)t.h * (double)t.w;
+
+	return values <= 2147483647.0;
 }
 
 extern "C" cudnnStatus_t cudnnCreateTensorDescriptor(cudnnTensorDescriptor_t *tensorDesc)
@@ -106,10 +128,10 @@ extern "C" cudnnStatus_t cudnnSetTensor4dDescriptor(cudnnTensorDescriptor_t tens
 {
 	if (shim_fails())
 		return CUDNN_STATUS_INTERNAL_ERROR;
-	if (format != CUDNN_TENSOR_NCHW || dataType != CUDNN_DATA_FLOAT)
-		return CUDNN_STATUS_NOT_SUPPORTED;
-	if (n < 1 || c < 1 || h < 1 || w < 1)
+	if (!lives(tensorDesc) || n < 1 || c < 1 || h < 1 || w < 1)
 		return CUDNN_STATUS_BAD_PARAM;
+	if (format != CUDNN_TENSOR_NCHW || dataType != CUDNN_DATA_FLOAT || !fits({n, c, h, w}))
+		return CUDNN_STATUS_NOT_SUPPORTED;
 	*tensorDesc = {n, c, h, w};
 	return CUDNN_STATUS_SUCCESS;
 }
@@ -129,10 +151,10 @@ extern "C" cudnnStatus_t cudnnSetFilter4dDescriptor(cudnnFilterDescriptor_t filt
 {
 	if (shim_fails())
 		return CUDNN_STATUS_INTERNAL_ERROR;
-	if (format != CUDNN_TENSOR_NCHW || dataType != CUDNN_DATA_FLOAT)
-		return CUDNN_STATUS_NOT_SUPPORTED;
-	if (k < 1 || c < 1 || h < 1 || w < 1)
+	if (!lives(filterDesc) || k < 1 || c < 1 || h < 1 || w < 1)
 		return CUDNN_STATUS_BAD_PARAM;
+	if (format != CUDNN_TENSOR_NCHW || dataType != CUDNN_DATA_FLOAT || !fits({k, c, h, w}))
+		return CUDNN_STATUS_NOT_SUPPORTED;
 	*filterDesc = {k, c, h, w};
 	return CUDNN_STATUS_SUCCESS;
 }
@@ -152,6 +174,8 @@ extern "C" cudnnStatus_t cudnnSetConvolutionMathType(
 {
 	if (shim_fails())
 		return CUDNN_STATUS_INTERNAL_ERROR;
+	if (!lives(convDesc) || mathType < CUDNN_DEFAULT_MATH || mathType > CUDNN_FMA_MATH)
+		return CUDNN_STATUS_BAD_PARAM;
 	convDesc->math = mathType;
 	return CUDNN_STATUS_SUCCESS;
 }
@@ -162,11 +186,12 @@ extern "C" cudnnStatus_t cudnnSetConvolution2dDescriptor(cudnnConvolutionDescrip
 {
 	if (shim_fails())
 		return CUDNN_STATUS_INTERNAL_ERROR;
+	if (!lives(convDesc) || pad_h < 0 || pad_w < 0 || u < 1 || v < 1 || dilation_h < 1 ||
+		dilation_w < 1)
+		return CUDNN_STATUS_BAD_PARAM;
 	if (dilation_h != 1 || dilation_w != 1 || mode != CUDNN_CROSS_CORRELATION ||
 		computeType != CUDNN_DATA_FLOAT)
 		return CUDNN_STATUS_NOT_SUPPORTED;
-	if (pad_h < 0 || pad_w < 0 || u < 1 || v < 1)
-		return CUDNN_STATUS_BAD_PARAM;
 	convDesc->padding_h = pad_h;
 	convDesc->padding_w = pad_w;
 	convDesc->stride_h = u;
@@ -176,227 +201,126 @@ extern "C" cudnnStatus_t cudnnSetConvolution2dDescriptor(cudnnConvolutionDescrip
 
 namespace
 {
-/* A convolution of x to y; of one image, `rows` are its windows' values, `columns` their places. */
-struct shape {
-	cudnnTensorStruct x, y;
-	cudnnFilterStruct w;
-	cudnnConvolutionStruct conv;
-	size_t rows, columns;
-
-	bool good() const
-	{
-		return x.n == y.n && x.c == w.c && y.c == w.k &&
-		       y.h == (x.h + 2 * conv.padding_h - w.h) / conv.stride_h + 1 &&
-		       y.w == (x.w + 2 * conv.padding_w - w.w) / conv.stride_w + 1;
-	}
-
-	size_t image() const
-	{
-		return (size_t)x.c * (size_t)x.h * (size_t)x.w;
-	}
-
-	size_t result() const
-	{
-		return (size_t)y.c * columns;
-	}
-
-	size_t weights() const
-	{
-		return (size_t)w.k * rows;
-	}
-
-	/* One image's windows. */
-	size_t workspace() const
-	{
-		return rows * columns * sizeof(float);
-	}
-};
-
-shape shape_of(cudnnTensorDescriptor_t x, cudnnFilterDescriptor_t w,
+/* Not good when one of them is not there or has not been set. */
+conv_shape conv_shape_of(cudnnTensorDescriptor_t x, cudnnFilterDescriptor_t w,
 	cudnnConvolutionDescriptor_t conv, cudnnTensorDescriptor_t y)
 {
+	if (!lives(x) || !lives(w) || !lives(conv) || !lives(y))
+		return {};
 	return {*x, *y, *w, *conv, (size_t)w->c * (size_t)w->h * (size_t)w->w,
 		(size_t)y->h * (size_t)y->w};
 }
 
-/* Calls each(row, place, pixel) for all that lies in the image; pixel: of the image. */
-template <class F> void windows(const shape &s, F each)
-{
-	size_t row = 0;
+/* Memory of a call. */
+struct span {
+	const void *begin;
+	size_t bytes;
 
-	for (int c = 0; c < s.w.c; c++)
-		for (int a = 0; a < s.w.h; a++)
-			for (int b = 0; b < s.w.w; b++, row++)
-				for (int i = 0; i < s.y.h; i++) {
-					int h = i * s.conv.stride_h - s.conv.padding_h + a;
-					size_t place = (size_t)i * (size_t)s.y.w;
-
-					if (h < 0 || h >= s.x.h)
-						continue;
-					for (int j = 0; j < s.y.w; j++) {
-						int w = j * s.conv.stride_w - s.conv.padding_w + b;
-
-						if (w >= 0 && w < s.x.w)
-							each(row, place + (size_t)j,
-								(size_t)((c * s.x.h + h) * s.x.w +
-									 w));
-					}
-				}
-}
-
-void gather(const shape &s, const float *image, float *rows)
-{
-	memset(rows, 0, s.workspace());
-	windows(s, [&](size_t row, size_t place, size_t pixel) {
-		rows[row * s.columns + place] = image[pixel];
-	});
-}
-
-void scatter(const shape &s, const float *rows, float *image)
-{
-	memset(image, 0, s.image() * sizeof(float));
-	windows(s, [&](size_t row, size_t place, size_t pixel) {
-		image[pixel] += rows[row * s.columns + place];
-	});
-}
-
-/* c (m x n) = a (m x k) b (k x n); a's values are `row` and `column` apart. */
-void multiply(float *c, const float *a, size_t row, size_t column, const float *b, size_t m,
-	size_t k, size_t n)
-{
-	memset(c, 0, m * n * sizeof(float));
-	for (size_t i = 0; i < m; i++) {
-		float *__restrict out = c + i * n;
-		size_t l = 0;
-
-		for (; l + 4 <= k; l += 4) {
-			const float *from = a + i * row + l * column;
-			const float *__restrict b0 = b + l * n, *__restrict b1 = b0 + n;
-			const float *__restrict b2 = b1 + n, *__restrict b3 = b2 + n;
-			float a0 = from[0], a1 = from[column], a2 = from[2 * column];
-			float a3 = from[3 * column];
-
-			for (size_t j = 0; j < n; j++)
-				out[j] += (a0 * b0[j] + a1 * b1[j]) + (a2 * b2[j] + a3 * b3[j]);
-		}
-		for (; l < k; l++) {
-			const float *__restrict b0 = b + l * n;
-			float a0 = a[i * row + l * column];
-
-			for (size_t j = 0; j < n; j++)
-				out[j] += a0 * b0[j];
-		}
+	bool good() const
+	{
+		return begin && (uintptr_t)begin % 16 == 0;
 	}
-}
 
-typedef float lanes __attribute__((vector_size(32), aligned(4)));
-
-double dot(const float *a, const float *b, size_t n)
-{
-	lanes sum = {};
-	double all = 0.0;
-	size_t i = 0;
-
-	for (; i + 8 <= n; i += 8)
-		sum += *reinterpret_cast<const lanes *>(a + i) *
-		       *reinterpret_cast<const lanes *>(b + i);
-	for (size_t k = 0; k < 8; k++)
-		all += (double)sum[k];
-	for (; i < n; i++)
-		all += (double)a[i] * (double)b[i];
-	return all;
-}
-
-void forward(const shape &s, const float *x, const float *w, float *y, float *rows)
-{
-	for (int i = 0; i < s.x.n; i++) {
-		gather(s, x + (size_t)i * s.image(), rows);
-		multiply(y + (size_t)i * s.result(), w, s.rows, 1, rows, (size_t)s.y.c, s.rows,
-			s.columns);
+	bool meets(const span &other) const
+	{
+		return (uintptr_t)begin < (uintptr_t)other.begin + other.bytes &&
+		       (uintptr_t)other.begin < (uintptr_t)begin + bytes;
 	}
+};
+
+/* The result and the workspace lie nowhere else. */
+bool good_memory(const span &a, const span &b, const span &out, const span &workspace)
+{
+	return a.good() && b.good() && out.good() && workspace.good() && !out.meets(a) &&
+	       !out.meets(b) && !out.meets(workspace) && !workspace.meets(a) && !workspace.meets(b);
 }
 
-void backward_data(const shape &s, const float *w, const float *dy, float *dx, float *rows)
+/* Values are counted in f32. */
+cudnnStatus_t run(cudnnHandle_t handle, const conv_shape &s, conv_pass pass, const void *alpha,
+	const void *beta, const void *a_begin, size_t a_values, const void *b_begin,
+	size_t b_values, void *out_begin, size_t out_values, void *workspace_begin, size_t bytes,
+	bool supported)
 {
-	for (int i = 0; i < s.x.n; i++) {
-		multiply(rows, w, 1, s.rows, dy + (size_t)i * s.result(), s.rows, (size_t)s.y.c,
-			s.columns);
-		scatter(s, rows, dx + (size_t)i * s.image());
-	}
-}
+	span a = {a_begin, a_values * sizeof(float)}, b = {b_begin, b_values * sizeof(float)};
+	span out = {out_begin, out_values * sizeof(float)}, workspace = {workspace_begin, bytes};
 
-void backward_filter(const shape &s, const float *x, const float *dy, float *dw, float *rows)
-{
-	std::vector<double> sums(s.weights());
-
-	for (int i = 0; i < s.x.n; i++) {
-		const float *gradient = dy + (size_t)i * s.result();
-
-		gather(s, x + (size_t)i * s.image(), rows);
-		for (size_t k = 0; k < (size_t)s.w.k; k++)
-			for (size_t r = 0; r < s.rows; r++)
-				sums[k * s.rows + r] += dot(
-					gradient + k * s.columns, rows + r * s.columns, s.columns);
-	}
-	for (size_t i = 0; i < sums.size(); i++)
-		dw[i] = (float)sums[i];
-}
-
-typedef void (*pass)(const shape &s, const float *a, const float *b, float *out, float *rows);
-
-/* sizes: of the two operands and the result, in values. */
-cudnnStatus_t run(cudnnHandle_t handle, const shape &s, pass pass, const void *alpha,
-	const void *beta, const void *a, size_t a_values, const void *b, size_t b_values, void *out,
-	size_t out_values, void *workspace, size_t bytes, bool good)
-{
 	if (shim_fails())
 		return CUDNN_STATUS_EXECUTION_FAILED;
-	if (!s.good() || !good || bytes < s.workspace() || *(const float *)alpha != 1.0f ||
-		*(const float *)beta != 0.0f)
+	if (!lives(handle) || !s.good() || !alpha || !beta || bytes < s.workspace() ||
+		!good_memory(a, b, out, workspace))
 		return CUDNN_STATUS_BAD_PARAM;
+	if (!supported || *(const float *)alpha != 1.0f || *(const float *)beta != 0.0f)
+		return CUDNN_STATUS_NOT_SUPPORTED;
 	shim_tally(SHIM_DNN);
 	shim_tally(SHIM_TF32, s.conv.math != CUDNN_FMA_MATH);
 	if (!shim_enqueue(handle->stream, [=] {
-		    shim_need_device(a, a_values * sizeof(float), "operand of cuDNN");
-		    shim_need_device(b, b_values * sizeof(float), "operand of cuDNN");
-		    shim_need_device(out, out_values * sizeof(float), "result of cuDNN");
-		    shim_need_device(workspace, bytes, "workspace of cuDNN");
-		    pass(s, (const float *)a, (const float *)b, (float *)out, (float *)workspace);
+		    shim_need_device(a.begin, a.bytes, "operand of cuDNN");
+		    shim_need_device(b.begin, b.bytes, "operand of cuDNN");
+		    shim_need_device(out.begin, out.bytes, "result of cuDNN");
+		    shim_need_device(workspace.begin, bytes, "workspace of cuDNN");
+		    pass(s, (const float *)a.begin, (const float *)b.begin, (float *)out_begin,
+			    (float *)workspace_begin);
 	    }))
 		return CUDNN_STATUS_BAD_PARAM;
 	return CUDNN_STATUS_SUCCESS;
 }
 
+/* Of a pass. Only the good one runs. */
+template <class A> struct algorithms {
+	A good, loose, large, missing;
+};
+
+const algorithms<cudnnConvolutionFwdAlgo_t> to_forward = {
+	CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM, CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM,
+	CUDNN_CONVOLUTION_FWD_ALGO_FFT, CUDNN_CONVOLUTION_FWD_ALGO_GEMM};
+const algorithms<cudnnConvolutionBwdDataAlgo_t> to_data = {CUDNN_CONVOLUTION_BWD_DATA_ALGO_1,
+	CUDNN_CONVOLUTION_BWD_DATA_ALGO_0, CUDNN_CONVOLUTION_BWD_DATA_ALGO_FFT,
+	CUDNN_CONVOLUTION_BWD_DATA_ALGO_FFT_TILING};
+const algorithms<cudnnConvolutionBwdFilterAlgo_t> to_filter = {CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1,
+	CUDNN_CONVOLUTION_BWD_FILTER_ALGO_0, CUDNN_CONVOLUTION_BWD_FILTER_ALGO_FFT,
+	CUDNN_CONVOLUTION_BWD_FILTER_ALGO_FFT_TILING};
+
 /*
- * What a choice has to look at: the quickest takes too much memory, the next is not deterministic,
- * the next does not do it, and then comes the one.
+ * What a choice has to look at: the quickest is not deterministic, the next does not do it, the
+ * next takes too much memory, the next is not there after all, and then comes the one. It is
+ * proposed with rounded operands, whatever was asked for, and with less memory than that takes.
  */
 template <class P, class A>
-cudnnStatus_t choose(const shape &s, int wanted, int *found, P *out, A good, A other)
+cudnnStatus_t choose(cudnnHandle_t handle, const conv_shape &s, int wanted, int *found, P *out,
+	const algorithms<A> &how)
 {
+	const cudnnMathType_t math = s.conv.math;
 	const P all[] = {
-		{other, CUDNN_STATUS_SUCCESS, 1.0f, (size_t)1 << 40, CUDNN_DETERMINISTIC,
-			s.conv.math, {}},
-		{other, CUDNN_STATUS_SUCCESS, 2.0f, 0, CUDNN_NON_DETERMINISTIC, s.conv.math, {}},
-		{other, CUDNN_STATUS_NOT_SUPPORTED, -1.0f, 0, CUDNN_DETERMINISTIC, s.conv.math, {}},
-		{good, CUDNN_STATUS_SUCCESS, 3.0f, s.workspace(), CUDNN_DETERMINISTIC, s.conv.math,
-			{}},
+		{how.loose, CUDNN_STATUS_SUCCESS, 1.0f, 0, CUDNN_NON_DETERMINISTIC, math, {}},
+		{how.missing, CUDNN_STATUS_NOT_SUPPORTED, -1.0f, 0, CUDNN_DETERMINISTIC, math, {}},
+		{how.large, CUDNN_STATUS_SUCCESS, 2.0f, 0, CUDNN_DETERMINISTIC, math, {}},
+		{how.missing, CUDNN_STATUS_SUCCESS, 3.0f, 0, CUDNN_DETERMINISTIC, math, {}},
+		{how.good, CUDNN_STATUS_SUCCESS, 4.0f, s.windows(), CUDNN_DETERMINISTIC,
+			CUDNN_TENSOR_OP_MATH, {}},
 	};
 
-	*found = 0;
 	if (shim_fails())
 		return CUDNN_STATUS_INTERNAL_ERROR;
-	if (!s.good())
+	if (!lives(handle) || !s.good() || wanted < 1 || !found || !out)
 		return CUDNN_STATUS_BAD_PARAM;
-	for (; *found < wanted && *found < 4; ++*found)
+	for (*found = 0; *found < wanted && *found < 5; ++*found)
 		out[*found] = all[*found];
 	return CUDNN_STATUS_SUCCESS;
 }
 
-/* The algorithms that choose() recommends. */
-const cudnnConvolutionFwdAlgo_t by_gemm = CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
-const cudnnConvolutionBwdDataAlgo_t data_by_gemm = CUDNN_CONVOLUTION_BWD_DATA_ALGO_1;
-const cudnnConvolutionBwdFilterAlgo_t filter_by_gemm = CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1;
+template <class A>
+cudnnStatus_t workspace_of(cudnnHandle_t handle, const conv_shape &s, A algorithm,
+	const algorithms<A> &how, size_t *bytes)
+{
+	if (shim_fails())
+		return CUDNN_STATUS_INTERNAL_ERROR;
+	if (!lives(handle) || !s.good() || !bytes)
+		return CUDNN_STATUS_BAD_PARAM;
+	if (algorithm == how.missing)
+		return CUDNN_STATUS_NOT_SUPPORTED_SHAPE;
+	*bytes = algorithm == how.large ? (size_t)1 << 40 : s.workspace();
+	return CUDNN_STATUS_SUCCESS;
+}
 } /* namespace */
 
 extern "C" cudnnStatus_t cudnnGetConvolutionForwardAlgorithm_v7(cudnnHandle_t handle,
@@ -405,9 +329,8 @@ extern "C" cudnnStatus_t cudnnGetConvolutionForwardAlgorithm_v7(cudnnHandle_t ha
 	const int requestedAlgoCount, int *returnedAlgoCount,
 	cudnnConvolutionFwdAlgoPerf_t *perfResults)
 {
-	(void)handle;
-	return choose(shape_of(srcDesc, filterDesc, convDesc, destDesc), requestedAlgoCount,
-		returnedAlgoCount, perfResults, by_gemm, CUDNN_CONVOLUTION_FWD_ALGO_GEMM);
+	return choose(handle, conv_shape_of(srcDesc, filterDesc, convDesc, destDesc),
+		requestedAlgoCount, returnedAlgoCount, perfResults, to_forward);
 }
 
 extern "C" cudnnStatus_t cudnnGetConvolutionBackwardDataAlgorithm_v7(cudnnHandle_t handle,
@@ -416,9 +339,8 @@ extern "C" cudnnStatus_t cudnnGetConvolutionBackwardDataAlgorithm_v7(cudnnHandle
 	const int requestedAlgoCount, int *returnedAlgoCount,
 	cudnnConvolutionBwdDataAlgoPerf_t *perfResults)
 {
-	(void)handle;
-	return choose(shape_of(gradDesc, filterDesc, convDesc, diffDesc), requestedAlgoCount,
-		returnedAlgoCount, perfResults, data_by_gemm, CUDNN_CONVOLUTION_BWD_DATA_ALGO_0);
+	return choose(handle, conv_shape_of(gradDesc, filterDesc, convDesc, diffDesc),
+		requestedAlgoCount, returnedAlgoCount, perfResults, to_data);
 }
 
 extern "C" cudnnStatus_t cudnnGetConvolutionBackwardFilterAlgorithm_v7(cudnnHandle_t handle,
@@ -427,10 +349,35 @@ extern "C" cudnnStatus_t cudnnGetConvolutionBackwardFilterAlgorithm_v7(cudnnHand
 	const int requestedAlgoCount, int *returnedAlgoCount,
 	cudnnConvolutionBwdFilterAlgoPerf_t *perfResults)
 {
-	(void)handle;
-	return choose(shape_of(srcDesc, gradDesc, convDesc, diffDesc), requestedAlgoCount,
-		returnedAlgoCount, perfResults, filter_by_gemm,
-		CUDNN_CONVOLUTION_BWD_FILTER_ALGO_0);
+	return choose(handle, conv_shape_of(srcDesc, gradDesc, convDesc, diffDesc),
+		requestedAlgoCount, returnedAlgoCount, perfResults, to_filter);
+}
+
+extern "C" cudnnStatus_t cudnnGetConvolutionForwardWorkspaceSize(cudnnHandle_t handle,
+	const cudnnTensorDescriptor_t xDesc, const cudnnFilterDescriptor_t wDesc,
+	const cudnnConvolutionDescriptor_t convDesc, const cudnnTensorDescriptor_t yDesc,
+	cudnnConvolutionFwdAlgo_t algo, size_t *sizeInBytes)
+{
+	return workspace_of(handle, conv_shape_of(xDesc, wDesc, convDesc, yDesc), algo, to_forward,
+		sizeInBytes);
+}
+
+extern "C" cudnnStatus_t cudnnGetConvolutionBackwardDataWorkspaceSize(cudnnHandle_t handle,
+	const cudnnFilterDescriptor_t wDesc, const cudnnTensorDescriptor_t dyDesc,
+	const cudnnConvolutionDescriptor_t convDesc, const cudnnTensorDescriptor_t dxDesc,
+	cudnnConvolutionBwdDataAlgo_t algo, size_t *sizeInBytes)
+{
+	return workspace_of(
+		handle, conv_shape_of(dxDesc, wDesc, convDesc, dyDesc), algo, to_data, sizeInBytes);
+}
+
+extern "C" cudnnStatus_t cudnnGetConvolutionBackwardFilterWorkspaceSize(cudnnHandle_t handle,
+	const cudnnTensorDescriptor_t xDesc, const cudnnTensorDescriptor_t dyDesc,
+	const cudnnConvolutionDescriptor_t convDesc, const cudnnFilterDescriptor_t gradDesc,
+	cudnnConvolutionBwdFilterAlgo_t algo, size_t *sizeInBytes)
+{
+	return workspace_of(handle, conv_shape_of(xDesc, gradDesc, convDesc, dyDesc), algo,
+		to_filter, sizeInBytes);
 }
 
 extern "C" cudnnStatus_t cudnnConvolutionForward(cudnnHandle_t handle, const void *alpha,
@@ -439,11 +386,11 @@ extern "C" cudnnStatus_t cudnnConvolutionForward(cudnnHandle_t handle, const voi
 	void *workSpace, size_t workSpaceSizeInBytes, const void *beta,
 	const cudnnTensorDescriptor_t yDesc, void *y)
 {
-	shape s = shape_of(xDesc, wDesc, convDesc, yDesc);
+	conv_shape s = conv_shape_of(xDesc, wDesc, convDesc, yDesc);
 	size_t n = (size_t)s.x.n;
 
-	return run(handle, s, forward, alpha, beta, x, n * s.image(), w, s.weights(), y,
-		n * s.result(), workSpace, workSpaceSizeInBytes, algo == by_gemm);
+	return run(handle, s, conv_forward, alpha, beta, x, n * s.image(), w, s.weights(), y,
+		n * s.result(), workSpace, workSpaceSizeInBytes, algo == to_forward.good);
 }
 
 extern "C" cudnnStatus_t cudnnConvolutionBackwardData(cudnnHandle_t handle, const void *alpha,
@@ -452,11 +399,11 @@ extern "C" cudnnStatus_t cudnnConvolutionBackwardData(cudnnHandle_t handle, cons
 	cudnnConvolutionBwdDataAlgo_t algo, void *workSpace, size_t workSpaceSizeInBytes,
 	const void *beta, const cudnnTensorDescriptor_t dxDesc, void *dx)
 {
-	shape s = shape_of(dxDesc, wDesc, convDesc, dyDesc);
+	conv_shape s = conv_shape_of(dxDesc, wDesc, convDesc, dyDesc);
 	size_t n = (size_t)s.x.n;
 
-	return run(handle, s, backward_data, alpha, beta, w, s.weights(), dy, n * s.result(), dx,
-		n * s.image(), workSpace, workSpaceSizeInBytes, algo == data_by_gemm);
+	return run(handle, s, conv_backward_data, alpha, beta, w, s.weights(), dy, n * s.result(),
+		dx, n * s.image(), workSpace, workSpaceSizeInBytes, algo == to_data.good);
 }
 
 extern "C" cudnnStatus_t cudnnConvolutionBackwardFilter(cudnnHandle_t handle, const void *alpha,
@@ -465,9 +412,10 @@ extern "C" cudnnStatus_t cudnnConvolutionBackwardFilter(cudnnHandle_t handle, co
 	cudnnConvolutionBwdFilterAlgo_t algo, void *workSpace, size_t workSpaceSizeInBytes,
 	const void *beta, const cudnnFilterDescriptor_t dwDesc, void *dw)
 {
-	shape s = shape_of(xDesc, dwDesc, convDesc, dyDesc);
+	conv_shape s = conv_shape_of(xDesc, dwDesc, convDesc, dyDesc);
 	size_t n = (size_t)s.x.n;
 
-	return run(handle, s, backward_filter, alpha, beta, x, n * s.image(), dy, n * s.result(),
-		dw, s.weights(), workSpace, workSpaceSizeInBytes, algo == filter_by_gemm);
+	return run(handle, s, conv_backward_filter, alpha, beta, x, n * s.image(), dy,
+		n * s.result(), dw, s.weights(), workSpace, workSpaceSizeInBytes,
+		algo == to_filter.good);
 }

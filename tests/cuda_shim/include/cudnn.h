@@ -4,6 +4,8 @@
 
 #include <cuda_runtime.h>
 
+#define CUDNN_MAJOR 9
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -18,8 +20,11 @@ typedef enum {
 	CUDNN_STATUS_NOT_INITIALIZED = 1001,
 	CUDNN_STATUS_BAD_PARAM = 2000,
 	CUDNN_STATUS_NOT_SUPPORTED = 3000,
+	CUDNN_STATUS_NOT_SUPPORTED_SHAPE = 3002,
 	CUDNN_STATUS_INTERNAL_ERROR = 4000,
-	CUDNN_STATUS_ALLOC_FAILED = 4003,
+	CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED = 4003,
+	CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED = 4004,
+	CUDNN_STATUS_ALLOC_FAILED = CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED,
 	CUDNN_STATUS_EXECUTION_FAILED = 5000
 } cudnnStatus_t;
 
@@ -38,19 +43,22 @@ typedef enum {
 typedef enum {
 	CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM = 0,
 	CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM = 1,
-	CUDNN_CONVOLUTION_FWD_ALGO_GEMM = 2
+	CUDNN_CONVOLUTION_FWD_ALGO_GEMM = 2,
+	CUDNN_CONVOLUTION_FWD_ALGO_FFT = 4
 } cudnnConvolutionFwdAlgo_t;
 
 typedef enum {
 	CUDNN_CONVOLUTION_BWD_DATA_ALGO_0 = 0,
 	CUDNN_CONVOLUTION_BWD_DATA_ALGO_1 = 1,
-	CUDNN_CONVOLUTION_BWD_DATA_ALGO_FFT = 2
+	CUDNN_CONVOLUTION_BWD_DATA_ALGO_FFT = 2,
+	CUDNN_CONVOLUTION_BWD_DATA_ALGO_FFT_TILING = 3
 } cudnnConvolutionBwdDataAlgo_t;
 
 typedef enum {
 	CUDNN_CONVOLUTION_BWD_FILTER_ALGO_0 = 0,
 	CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1 = 1,
-	CUDNN_CONVOLUTION_BWD_FILTER_ALGO_FFT = 2
+	CUDNN_CONVOLUTION_BWD_FILTER_ALGO_FFT = 2,
+	CUDNN_CONVOLUTION_BWD_FILTER_ALGO_FFT_TILING = 6
 } cudnnConvolutionBwdFilterAlgo_t;
 
 #define SHIM_ALGORITHM(name, type)                                                                 \
@@ -105,6 +113,19 @@ cudnnStatus_t cudnnGetConvolutionBackwardFilterAlgorithm_v7(cudnnHandle_t handle
 	const cudnnConvolutionDescriptor_t convDesc, const cudnnFilterDescriptor_t gradDesc,
 	const int requestedAlgoCount, int *returnedAlgoCount,
 	cudnnConvolutionBwdFilterAlgoPerf_t *perfResults);
+
+cudnnStatus_t cudnnGetConvolutionForwardWorkspaceSize(cudnnHandle_t handle,
+	const cudnnTensorDescriptor_t xDesc, const cudnnFilterDescriptor_t wDesc,
+	const cudnnConvolutionDescriptor_t convDesc, const cudnnTensorDescriptor_t yDesc,
+	cudnnConvolutionFwdAlgo_t algo, size_t *sizeInBytes);
+cudnnStatus_t cudnnGetConvolutionBackwardDataWorkspaceSize(cudnnHandle_t handle,
+	const cudnnFilterDescriptor_t wDesc, const cudnnTensorDescriptor_t dyDesc,
+	const cudnnConvolutionDescriptor_t convDesc, const cudnnTensorDescriptor_t dxDesc,
+	cudnnConvolutionBwdDataAlgo_t algo, size_t *sizeInBytes);
+cudnnStatus_t cudnnGetConvolutionBackwardFilterWorkspaceSize(cudnnHandle_t handle,
+	const cudnnTensorDescriptor_t xDesc, const cudnnTensorDescriptor_t dyDesc,
+	const cudnnConvolutionDescriptor_t convDesc, const cudnnFilterDescriptor_t gradDesc,
+	cudnnConvolutionBwdFilterAlgo_t algo, size_t *sizeInBytes);
 
 cudnnStatus_t cudnnConvolutionForward(cudnnHandle_t handle, const void *alpha,
 	const cudnnTensorDescriptor_t xDesc, const void *x, const cudnnFilterDescriptor_t wDesc,
