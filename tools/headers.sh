@@ -1,5 +1,6 @@
 #!/bin/bash
-# Compiles each public header alone, as C11 and as C++17, by gcc and by clang.
+# Compiles each public header alone, as C11 and as C++17, by gcc and by clang; in C++ a function that
+# hides a struct is an error, too.
 # Prints what failed, then "N passed, N failed, N skipped". Those for NCCL find the headers that the
 # tests have of it.
 set -uo pipefail
@@ -16,8 +17,8 @@ vendor=()
 compile() {
     local language=$1
     shift
-    "$@" -x "$language" -I include "${vendor[@]}" -Wall -Wextra -Wpedantic -Werror -fsyntax-only \
-        "$folder/header.$language"
+    "$@" -x "$language" -I include "${vendor[@]}" -Wall -Wextra -Wpedantic -Wshadow -Werror \
+        -fsyntax-only "$folder/header.$language"
 }
 
 for header in include/psgd/*.h include/psgd/experiment/*.h; do

@@ -179,7 +179,7 @@ static uint64_t gpu_memory(struct trainer *t)
 static psgd_status record(
 	struct trainer *t, double rate, const struct loss *loss, const struct psgd_report *report)
 {
-	struct psgd_run_iteration row = PSGD_INIT(psgd_run_iteration);
+	struct psgd_iteration_row row = PSGD_INIT(psgd_iteration_row);
 	struct epoch_sums *sums = &t->sums;
 	psgd_status status;
 
@@ -262,7 +262,7 @@ static psgd_status train_step(struct trainer *t, double rate)
 
 static psgd_status end_epoch(struct trainer *t, double rate)
 {
-	struct psgd_run_epoch row = PSGD_INIT(psgd_run_epoch);
+	struct psgd_epoch_row row = PSGD_INIT(psgd_epoch_row);
 	struct evaluation seen;
 	psgd_status status = evaluate(t, &seen);
 

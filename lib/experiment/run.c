@@ -143,7 +143,7 @@ static double ratio(double a, double b)
 
 /* The older tool's columns, in its units. */
 static void row_first(struct psgd_run *run, struct psgd__row *line,
-	const struct psgd_run_iteration *row, const struct psgd_report *report)
+	const struct psgd_iteration_row *row, const struct psgd_report *report)
 {
 	psgd__row_count(line, row->epoch);
 	psgd__row_count(line, row->iteration);
@@ -167,7 +167,7 @@ static void row_first(struct psgd_run *run, struct psgd__row *line,
 }
 
 static void row_ours(const struct psgd_run *run, struct psgd__row *line,
-	const struct psgd_run_iteration *row, const struct psgd_report *report)
+	const struct psgd_iteration_row *row, const struct psgd_report *report)
 {
 	psgd__row_seconds(line, report->wire_ns);
 	psgd__row_seconds(line, report->hidden_wire_ns);
@@ -197,7 +197,7 @@ static psgd_status append_row(
 	return psgd__row_append(line, record) ? psgd__run_fail_write(run, record->name) : PSGD_OK;
 }
 
-static psgd_status write_iteration(struct psgd_run *run, const struct psgd_run_iteration *row,
+static psgd_status write_iteration(struct psgd_run *run, const struct psgd_iteration_row *row,
 	const struct psgd_report *report)
 {
 	struct psgd__row line = {.locale = run->locale};
@@ -208,9 +208,9 @@ static psgd_status write_iteration(struct psgd_run *run, const struct psgd_run_i
 	return append_row(run, &line, &run->iterations);
 }
 
-psgd_status psgd_run_iteration(psgd_run *run, const struct psgd_run_iteration *row)
+psgd_status psgd_run_iteration(psgd_run *run, const struct psgd_iteration_row *row)
 {
-	struct psgd_run_iteration own;
+	struct psgd_iteration_row own;
 	struct psgd_report report;
 	int64_t now;
 
@@ -232,7 +232,7 @@ psgd_status psgd_run_iteration(psgd_run *run, const struct psgd_run_iteration *r
 	return run->writes ? psgd__status_write(run, "running", NULL, false) : PSGD_OK;
 }
 
-static psgd_status write_epoch(struct psgd_run *run, const struct psgd_run_epoch *row)
+static psgd_status write_epoch(struct psgd_run *run, const struct psgd_epoch_row *row)
 {
 	struct psgd__row line = {.locale = run->locale}, accuracy = {.locale = run->locale};
 	double before = run->last_accum_norm;
@@ -255,9 +255,9 @@ static psgd_status write_epoch(struct psgd_run *run, const struct psgd_run_epoch
 	return psgd__status_write(run, "running", NULL, true);
 }
 
-psgd_status psgd_run_epoch(psgd_run *run, const struct psgd_run_epoch *row)
+psgd_status psgd_run_epoch(psgd_run *run, const struct psgd_epoch_row *row)
 {
-	struct psgd_run_epoch own;
+	struct psgd_epoch_row own;
 
 	if (!run || !row)
 		return PSGD_ERR_INVALID;

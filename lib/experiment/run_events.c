@@ -169,7 +169,7 @@ static psgd_status event_rank(struct psgd_run *run, uint64_t epoch, uint64_t ste
 			"ranks", ranks));
 }
 
-static psgd_status step_rank(struct psgd_run *run, const struct psgd_run_iteration *row,
+static psgd_status step_rank(struct psgd_run *run, const struct psgd_iteration_row *row,
 	const struct psgd_report *report)
 {
 	const struct psgd_decision *decision = &report->decision;
@@ -188,7 +188,7 @@ static psgd_status step_rank(struct psgd_run *run, const struct psgd_run_iterati
 	return event_rank(run, row->epoch, decision->step, decision->rank, decision);
 }
 
-static psgd_status step_learning_rate(struct psgd_run *run, const struct psgd_run_iteration *row)
+static psgd_status step_learning_rate(struct psgd_run *run, const struct psgd_iteration_row *row)
 {
 	double before = run->last_learning_rate;
 
@@ -203,7 +203,7 @@ static psgd_status step_learning_rate(struct psgd_run *run, const struct psgd_ru
 			     psgd__json_number(before)));
 }
 
-static psgd_status step_stats(struct psgd_run *run, const struct psgd_run_iteration *row,
+static psgd_status step_stats(struct psgd_run *run, const struct psgd_iteration_row *row,
 	const struct psgd_report *report)
 {
 	uint64_t raw, payload, steps;
@@ -227,7 +227,7 @@ static psgd_status step_stats(struct psgd_run *run, const struct psgd_run_iterat
 			     (json_int_t)report->rank_max));
 }
 
-psgd_status psgd__event_step(struct psgd_run *run, const struct psgd_run_iteration *row,
+psgd_status psgd__event_step(struct psgd_run *run, const struct psgd_iteration_row *row,
 	const struct psgd_report *report)
 {
 	PSGD__TRY(step_rank(run, row, report));
@@ -243,7 +243,7 @@ psgd_status psgd__event_step(struct psgd_run *run, const struct psgd_run_iterati
 			     (json_int_t)report->n_nonfinite));
 }
 
-psgd_status psgd__event_epoch(struct psgd_run *run, const struct psgd_run_epoch *row)
+psgd_status psgd__event_epoch(struct psgd_run *run, const struct psgd_epoch_row *row)
 {
 	return psgd__event_append(
 		run, json_pack("{s:f, s:s, s:I, s:I, s:o, s:o, s:o}", "time", psgd__unix_time(),

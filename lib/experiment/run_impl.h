@@ -205,9 +205,9 @@ psgd_status psgd__event_text(
 psgd_status psgd__event_start(struct psgd_run *run, const struct psgd_run_options *options);
 psgd_status psgd__event_resume(struct psgd_run *run);
 /* Rank, learning rate, stats and non-finite events of a step. */
-psgd_status psgd__event_step(struct psgd_run *run, const struct psgd_run_iteration *row,
+psgd_status psgd__event_step(struct psgd_run *run, const struct psgd_iteration_row *row,
 	const struct psgd_report *report);
-psgd_status psgd__event_epoch(struct psgd_run *run, const struct psgd_run_epoch *row);
+psgd_status psgd__event_epoch(struct psgd_run *run, const struct psgd_epoch_row *row);
 psgd_status psgd__event_link(
 	struct psgd_run *run, uint64_t iteration, const struct psgd_link *link);
 psgd_status psgd__event_env(struct psgd_run *run, const struct psgd_measured *found,
@@ -219,11 +219,11 @@ psgd_status psgd__event_finish(struct psgd_run *run, const char *state, const ch
 psgd_status psgd__stages_take(struct psgd_run *run, const struct psgd_config_adaptive *adaptive);
 void psgd__stages_free(struct psgd_run *run);
 /* An event where a stage begins, or none follows one. */
-psgd_status psgd__event_stage(struct psgd_run *run, const struct psgd_run_iteration *row);
+psgd_status psgd__event_stage(struct psgd_run *run, const struct psgd_iteration_row *row);
 
 /* --- progress --- */
 
-void psgd__live_see(struct psgd_run *run, const struct psgd_run_iteration *row,
+void psgd__live_see(struct psgd_run *run, const struct psgd_iteration_row *row,
 	const struct psgd_report *report);
 void psgd__progress_write(struct psgd_run *run);
 

@@ -18,7 +18,7 @@ static void forget_window(struct psgd__live *live)
 	live->step_ns = live->compute_ns = live->encode_ns = live->wire_ns = live->decode_ns = 0;
 }
 
-void psgd__live_see(struct psgd_run *run, const struct psgd_run_iteration *row,
+void psgd__live_see(struct psgd_run *run, const struct psgd_iteration_row *row,
 	const struct psgd_report *report)
 {
 	struct psgd__live *live = &run->live;

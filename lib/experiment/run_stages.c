@@ -29,7 +29,7 @@ void psgd__stages_free(struct psgd_run *run)
 	free(run->stages);
 }
 
-psgd_status psgd__event_stage(struct psgd_run *run, const struct psgd_run_iteration *row)
+psgd_status psgd__event_stage(struct psgd_run *run, const struct psgd_iteration_row *row)
 {
 	size_t at = 0;
 

@@ -144,7 +144,7 @@ static inline struct psgd_report a_report(uint64_t step)
 static inline void add_iteration(
 	psgd_run *run, uint64_t iteration, const struct psgd_report *report)
 {
-	struct psgd_run_iteration row = PSGD_INIT(psgd_run_iteration);
+	struct psgd_iteration_row row = PSGD_INIT(psgd_iteration_row);
 
 	row.epoch = iteration / 10;
 	row.iteration = iteration;

@@ -112,7 +112,7 @@ static inline psgd_status one_step(
 	struct psgd_bucket bucket = PSGD_INIT(psgd_bucket);
 	struct psgd_step_info info = PSGD_INIT(psgd_step_info);
 	struct psgd_report report = PSGD_INIT(psgd_report);
-	struct psgd_run_iteration row = PSGD_INIT(psgd_run_iteration);
+	struct psgd_iteration_row row = PSGD_INIT(psgd_iteration_row);
 	psgd_ticket ticket;
 	psgd_status status;
 

@@ -353,7 +353,7 @@ static psgd_status resume_run(uint64_t iteration, uint64_t epoch, psgd_run **run
 
 static void add_epoch(psgd_run *run, uint64_t epoch)
 {
-	struct psgd_run_epoch row = PSGD_INIT(psgd_run_epoch);
+	struct psgd_epoch_row row = PSGD_INIT(psgd_epoch_row);
 
 	row.epoch = epoch;
 	row.iteration = epoch * 10 + 9;

@@ -80,7 +80,7 @@ START_TEST(numbers_come_back)
 		87.5, 2.3025850929940459, 1e22};
 	psgd_run *run = must_open("r", false);
 	struct psgd_report report = a_report(0);
-	struct psgd_run_iteration row = PSGD_INIT(psgd_run_iteration);
+	struct psgd_iteration_row row = PSGD_INIT(psgd_iteration_row);
 	char *text;
 
 	row.report = &report;
@@ -105,7 +105,7 @@ END_TEST
 START_TEST(epoch_rows)
 {
 	psgd_run *run = must_open("r", false);
-	struct psgd_run_epoch row = PSGD_INIT(psgd_run_epoch);
+	struct psgd_epoch_row row = PSGD_INIT(psgd_epoch_row);
 	char *text;
 
 	row.epoch = 0;

@@ -2,6 +2,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -111,6 +112,29 @@ START_TEST(reused_process_number)
 		(int)getpid(), host);
 	write_file("r/status.json", text);
 	run = must_open("r", false);
+	psgd_run_close(&run);
+}
+END_TEST
+
+/* Who has the lock has the folder, whatever process the status names. */
+START_TEST(the_lock_decides)
+{
+	psgd_run *run = must_open("r", false), *other;
+	char error[512], state[16];
+	int fd;
+
+	psgd_run_close(&run);
+	ck_assert_int_eq(psgd_run_state("r", state, sizeof(state)), PSGD_OK);
+	ck_assert_str_eq(state, "running");
+	run = must_open("r", false);
+	psgd_run_finish(run, "failed", "x");
+	psgd_run_close(&run);
+	fd = open("r/events.jsonl", O_RDWR);
+	ck_assert_int_eq(flock(fd, LOCK_EX | LOCK_NB), 0);
+	ck_assert_int_eq(open_run("r", true, &other, error), PSGD_ERR_STATE);
+	ck_assert_str_eq(error, "r is in use by another process");
+	close(fd);
+	run = must_open("r", true);
 	psgd_run_close(&run);
 }
 END_TEST
@@ -267,7 +291,7 @@ START_TEST(full_disk_is_said)
 {
 	psgd_run *run = must_open("r", false);
 	struct psgd_report report = a_report(0);
-	struct psgd_run_iteration row = PSGD_INIT(psgd_run_iteration);
+	struct psgd_iteration_row row = PSGD_INIT(psgd_iteration_row);
 	DIR *dir = opendir("/proc/self/fd");
 	char link[300], target[300], error[512];
 	int full = open("/dev/full", O_WRONLY);
@@ -323,6 +347,7 @@ static Suite *suite(void)
 	tcase_add_test(t, failed_runs_are_replaced);
 	tcase_add_test(t, running_runs_are_refused);
 	tcase_add_test(t, reused_process_number);
+	tcase_add_test(t, the_lock_decides);
 	tcase_add_test(t, strange_status_files);
 	tcase_add_test(t, folders);
 	tcase_add_test(t, tables_elsewhere);

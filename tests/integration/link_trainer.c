@@ -69,7 +69,7 @@ static psgd_status train(psgd_stack *stack)
 	status = psgd_stack_session(stack, tensors, LINK_TENSORS, &session);
 	for (uint64_t i = 0; i < config->training.max_iterations && !status; i++) {
 		struct psgd_report report = PSGD_INIT(psgd_report);
-		struct psgd_run_iteration row = PSGD_INIT(psgd_run_iteration);
+		struct psgd_iteration_row row = PSGD_INIT(psgd_iteration_row);
 
 		status = psgd_stack_begin_step(stack, i);
 		if (!status)

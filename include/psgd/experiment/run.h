@@ -29,7 +29,7 @@ struct psgd_run_options {
 };
 
 /* One optimizer step. Also the source of the live progress. */
-struct psgd_run_iteration {
+struct psgd_iteration_row {
 	size_t size;
 	uint64_t epoch, iteration; /* iteration counts from 0 over the whole run */
 	uint64_t iterations_in_epoch, total_iterations; /* planned */
@@ -39,7 +39,7 @@ struct psgd_run_iteration {
 	uint64_t gpu_memory_bytes;	  /* that the worker uses on its device; 0: none */
 };
 
-struct psgd_run_epoch {
+struct psgd_epoch_row {
 	size_t size;
 	uint64_t epoch, iteration;
 	double epoch_loss;		       /* mean over the epoch and the workers */
@@ -70,8 +70,8 @@ PSGD_API psgd_status psgd_run_dir(const struct psgd_config *config, char *out, s
 PSGD_API psgd_status psgd_run_state(const char *dir, char *state, size_t bytes);
 
 /* Appends one row, flushed; status.json and the progress line at most 4 times a second. */
-PSGD_API psgd_status psgd_run_iteration(psgd_run *run, const struct psgd_run_iteration *row);
-PSGD_API psgd_status psgd_run_epoch(psgd_run *run, const struct psgd_run_epoch *row);
+PSGD_API psgd_status psgd_run_iteration(psgd_run *run, const struct psgd_iteration_row *row);
+PSGD_API psgd_status psgd_run_epoch(psgd_run *run, const struct psgd_epoch_row *row);
 
 /*
  * compression.calibration's csv_name, whole; temporary name and rename, in its save_dir, which is
