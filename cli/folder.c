@@ -1,13 +1,11 @@
 /* The run folder, as far as the supervisor touches it. SPDX-License-Identifier: MIT */
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <ftw.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -80,20 +78,17 @@ void cli_remove_configs(const struct cli_job *job)
 	}
 }
 
-int cli_prepare_folder(const struct cli_job *job, int *lock)
+int cli_prepare_folder(const struct cli_job *job, struct cli_hold *hold)
 {
-	*lock = -1;
+	int code;
+
 	if (!cli_make_dirs(job->run_dir)) {
 		cli_complain("%s: %s", job->run_dir, strerror(errno));
 		return CLI_ENVIRONMENT;
 	}
-	if (job->workers[0].worker == 0) {
-		*lock = open(job->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		if (*lock < 0 || flock(*lock, LOCK_EX | LOCK_NB) < 0) {
-			cli_complain("%s: another psgd run is writing here", job->run_dir);
-			return CLI_USAGE;
-		}
-	}
+	code = job->workers[0].worker == 0 ? cli_hold_take(job->run_dir, hold) : CLI_OK;
+	if (code != CLI_OK)
+		return code;
 	for (size_t i = 0; i < job->n_workers; i++) {
 		if (!write_config(job, i)) {
 			cli_complain("%s: cannot write: %s", job->run_dir, strerror(errno));

@@ -327,7 +327,8 @@ static void keep_command_line(int argc, char **argv, struct cli_job *job)
 /* What is decided is said; then it is done. */
 static int run(struct cli_job *job, const struct psgd_config *given, const struct arguments *a)
 {
-	int code, lock = -1;
+	struct cli_hold hold = CLI_HOLD_INIT;
+	int code;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	cli_print_workers(job->workers, job->n_workers);
@@ -339,13 +340,12 @@ static int run(struct cli_job *job, const struct psgd_config *given, const struc
 	if (code == CLI_OK)
 		code = cli_check_cuda(job);
 	if (code == CLI_OK)
-		code = cli_prepare_folder(job, &lock);
+		code = cli_prepare_folder(job, &hold);
 	if (code == CLI_OK) {
 		cli_limits_tidy(job->limits);
 		code = supervise(job, a->smoke);
 	}
-	if (lock >= 0)
-		close(lock);
+	cli_hold_release(job->run_dir, &hold);
 	return code;
 }
 

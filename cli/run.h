@@ -102,6 +102,23 @@ pid_t cli_spawn(const struct cli_job *job, size_t i, const sigset_t *mask, struc
 int cli_supervise(const struct cli_job *job, struct cli_progress *progress, char *reason,
 	size_t reason_bytes);
 
+/* ---- hold.c ---- */
+
+/* Two runs must not write one folder. -1: not held. */
+struct cli_hold {
+	int lock;   /* psgd.lock in it, of this process */
+	int folder; /* itself, of this process and its workers */
+};
+#define CLI_HOLD_INIT ((struct cli_hold){-1, -1})
+
+/*
+ * Takes a folder that exists. One of a supervisor that lives is refused; after one that was killed
+ * it waits, and says so, until its workers are gone, or for 10 s. Complains and returns an exit
+ * code.
+ */
+int cli_hold_take(const char *run_dir, struct cli_hold *hold);
+void cli_hold_release(const char *run_dir, struct cli_hold *hold);
+
 /* ---- folder.c ---- */
 
 /* A folder with all folders above it. False: errno says why. */
@@ -109,10 +126,9 @@ bool cli_make_dirs(const char *path);
 
 /*
  * Creates the run folder with the workers' configurations in it. Where worker 0 is, the folder
- * is locked in *lock, to be closed at the end: two runs must not write one folder. Else *lock is
- * -1. Complains and returns an exit code.
+ * is taken. Complains and returns an exit code; hold is to be released in any case.
  */
-int cli_prepare_folder(const struct cli_job *job, int *lock);
+int cli_prepare_folder(const struct cli_job *job, struct cli_hold *hold);
 
 /* The last results/<date>/<name> with checkpoints, if there is one. */
 bool cli_find_resumable(const char *name, char *out, size_t bytes);

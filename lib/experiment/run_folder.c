@@ -65,6 +65,15 @@ psgd_status psgd_run_state(const char *dir, char *state, size_t bytes)
 	return status;
 }
 
+/* Did it begin on this machine? */
+static bool is_ours(const json_t *file)
+{
+	struct utsname own;
+	const char *host = json_string_value(json_object_get(file, "host"));
+
+	return !host || strcmp(host, psgd__host_name(&own)) == 0;
+}
+
 static bool is_alive(const json_t *file)
 {
 	pid_t pid = (pid_t)json_integer_value(json_object_get(file, "pid"));
@@ -76,24 +85,11 @@ static bool is_alive(const json_t *file)
 	return start >= 0 && (!began || !start || start == began);
 }
 
-static psgd_status refuse_running(
-	struct psgd_run *run, const json_t *file, const struct psgd_run_options *options)
+/* Does the folder say that a process of this machine writes it, which lives? */
+static bool is_running(const json_t *file)
 {
-	struct utsname own;
-	const char *host = json_string_value(json_object_get(file, "host"));
-
-	if (host && strcmp(host, psgd__host_name(&own)) != 0) {
-		if (options->overwrite || options->resume)
-			return PSGD_OK;
-		return psgd__run_fail(run, PSGD_ERR_STATE,
-			"%s holds a run that began on %s and may still run (use --overwrite if it "
-			"does not)",
-			run->dir, host);
-	}
-	if (!is_alive(file))
-		return PSGD_OK;
-	return psgd__run_fail(run, PSGD_ERR_STATE, "%s is in use by process %lld", run->dir,
-		(long long)json_integer_value(json_object_get(file, "pid")));
+	return file && strcmp(json_string_value(json_object_get(file, "state")), "running") == 0 &&
+	       is_ours(file) && is_alive(file);
 }
 
 static psgd_status refuse_used(
@@ -101,29 +97,44 @@ static psgd_status refuse_used(
 {
 	const char *state = json_string_value(json_object_get(file, "state"));
 
-	if (strcmp(state, "finished") == 0 && !options->overwrite && !options->resume)
+	if (options->overwrite || options->resume)
+		return PSGD_OK;
+	if (strcmp(state, "finished") == 0)
 		return psgd__run_fail(run, PSGD_ERR_STATE,
 			"%s holds a finished run (use --overwrite or another save_dir)", run->dir);
-	if (strcmp(state, "running") == 0)
-		return refuse_running(run, file, options);
+	if (strcmp(state, "running") == 0 && !is_ours(file))
+		return psgd__run_fail(run, PSGD_ERR_STATE,
+			"%s holds a run that began on %s and may still run (use --overwrite if it "
+			"does not)",
+			run->dir, json_string_value(json_object_get(file, "host")));
 	return PSGD_OK;
 }
 
 /* --- taking it --- */
 
-/* Also two processes that start at once meet here; the lock ends with the process. */
-static psgd_status lock_events(struct psgd_run *run)
+/*
+ * Also two processes that start at once meet here. The lock ends with the process, and so it is the
+ * one that counts: a process that was killed may be seen for a moment after its files are closed.
+ * Where the file system has no locks it is the process that counts.
+ */
+static psgd_status lock_events(struct psgd_run *run, const json_t *old)
 {
 	int fd = openat(run->dir_fd, "events.jsonl", O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+	bool held;
 
 	psgd__text(run->events.name, sizeof(run->events.name), "events.jsonl");
 	run->events.fd = fd;
 	if (fd < 0)
 		return psgd__run_fail_write(run, "events.jsonl");
-	if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
-		return psgd__run_fail(
-			run, PSGD_ERR_STATE, "%s is in use by another process", run->dir);
-	return PSGD_OK;
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+		return PSGD_OK;
+	held = errno == EWOULDBLOCK;
+	if (is_running(old))
+		return psgd__run_fail(run, PSGD_ERR_STATE, "%s is in use by process %lld", run->dir,
+			(long long)json_integer_value(json_object_get(old, "pid")));
+	return held ? psgd__run_fail(
+			      run, PSGD_ERR_STATE, "%s is in use by another process", run->dir)
+		    : PSGD_OK;
 }
 
 /* A name that an earlier status.json says; it is removed, so it must be one that we could give. */
@@ -273,7 +284,7 @@ psgd_status psgd__folder_take(struct psgd_run *run, const struct psgd_run_option
 			run->dir);
 	status = old ? refuse_used(run, old, options) : PSGD_OK;
 	if (!status)
-		status = lock_events(run);
+		status = lock_events(run, old);
 	if (!status && run->resumes)
 		keep_benchmark(run, old, options->config);
 	/* From here the folder is not the old run's any more, whatever happens. */

@@ -2,10 +2,12 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <jansson.h>
 
 #include "integration/harness.h"
+#include "support/random.h"
 #include "support/suite.h"
 
 #define COLUMN_BYTES 65536
@@ -268,6 +270,54 @@ START_TEST(killed_supervisor_leaves_nothing)
 }
 END_TEST
 
+#define AT_ONCE "run fixed.yaml --standalone --nproc-per-node 4 save_dir=r --overwrite"
+
+/* The same command again, at once, whenever the first was killed: while it starts, too. */
+START_TEST(killed_and_at_once_again)
+{
+	struct rng draws = {3};
+	struct started started;
+	static struct ended ended;
+
+	write_config("fixed.yaml", "1000000", fixed_rank);
+	for (int i = 0; i < 40; i++) {
+		started = start_psgd(AT_ONCE);
+		while (!exists("r/worker0.log") && now_s() < started.at + 20)
+			;
+		sleep_s(0.0001 * rng_range(&draws, 0, i % 2 ? 3000 : 30));
+		kill(started.pid, SIGKILL);
+		ended = finish(started, 20);
+		ck_assert_msg(ended.code == 128 + SIGKILL, "code %d: %s", ended.code, ended.err);
+		ck_assert_int_eq(unlink("r/worker0.log"), 0);
+	}
+	check_finished(run_psgd(AT_ONCE " training.max_iterations=4", 100), "r");
+	ck_assert(!exists("r/psgd.lock"));
+}
+END_TEST
+
+/* What the workers of a killed run left behind is waited for, in a line. */
+START_TEST(leftovers_are_waited_for)
+{
+	struct started started;
+	struct ended ended;
+	double at;
+
+	write_config("fixed.yaml", "4", fixed_rank);
+	write_text("slow.sh", "sleep 2 & touch begun; wait");
+	started = start_psgd("run fixed.yaml --standalone save_dir=r -- sh slow.sh");
+	at = now_s();
+	while (!exists("begun") && now_s() < at + 20)
+		sleep_s(0.01);
+	at = now_s();
+	kill(started.pid, SIGKILL);
+	finish(started, 20);
+	ended = run_psgd("run fixed.yaml --standalone save_dir=r -- true", 30);
+	ck_assert_msg(ended.code == 0, "code %d: %s", ended.code, ended.err);
+	ck_assert_str_eq(ended.err, "psgd: r: waiting for the workers of a run that was killed\n");
+	ck_assert_double_gt(now_s() - at, 1);
+}
+END_TEST
+
 START_TEST(signals_end_a_run)
 {
 	static const int numbers[] = {SIGINT, SIGTERM};
@@ -303,9 +353,13 @@ START_TEST(two_runs_do_not_share_a_folder)
 {
 	struct started started = start_long();
 	struct ended ended = run_psgd("run fixed.yaml --standalone save_dir=long", 20);
+	char text[128];
 
 	ck_assert_int_eq(ended.code, 2);
-	ck_assert_str_eq(ended.err, "psgd: long: another psgd run is writing here\n");
+	snprintf(text, sizeof(text), "psgd: long: another psgd run is writing here (process %d)\n",
+		(int)started.pid);
+	ck_assert_str_eq(ended.err, text);
+	ck_assert_uint_eq(count_trainers(), 2);
 	kill(started.pid, SIGTERM);
 	finish(started, 15);
 }
@@ -479,6 +533,8 @@ static Suite *suite(void)
 	tcase_add_test(c, replay_repeats_an_adaptive_run);
 	tcase_add_loop_test(c, killed_worker_is_named, 0, 2);
 	tcase_add_test(c, killed_supervisor_leaves_nothing);
+	tcase_add_test(c, killed_and_at_once_again);
+	tcase_add_test(c, leftovers_are_waited_for);
 	tcase_add_loop_test(c, signals_end_a_run, 0, 2);
 	tcase_add_test(c, finished_run_is_kept);
 	tcase_add_test(c, two_runs_do_not_share_a_folder);
