@@ -76,7 +76,10 @@ enum psgd_cpu_feature {
 
 struct psgd_device_cpu_options {
 	size_t size;
-	/* The caller's allocator; NULL: the C library's. Must return memory aligned to 64 bytes. */
+	/*
+	 * The caller's allocator; NULL: the C library's. Must return memory aligned to 64 bytes;
+	 * free gets the size that alloc was asked for.
+	 */
 	void *(*alloc)(void *user, size_t bytes);
 	void (*free)(void *user, void *memory, size_t bytes);
 	void *alloc_user;
@@ -103,7 +106,7 @@ PSGD_API psgd_status psgd_device_cpu_without(const char *name, uint32_t *without
 
 struct psgd_device_cuda_options {
 	size_t size;
-	/* The caller's allocator of device memory; NULL: the CUDA runtime's. Aligned to 256. */
+	/* The caller's allocator of device memory, as above; NULL: CUDA's. Aligned to 256. */
 	void *(*alloc)(void *user, size_t bytes);
 	void (*free)(void *user, void *memory, size_t bytes);
 	void *alloc_user;

@@ -7,15 +7,24 @@
 #define CPU_ALIGN 64
 #define MAX_THREADS 1024
 
+/* What is really asked for, and given back: aligned_alloc wants multiples. 0: too much. */
+static size_t whole_of(size_t bytes)
+{
+	size_t whole;
+
+	if (__builtin_add_overflow(bytes ? bytes : 1, CPU_ALIGN - 1, &whole))
+		return 0;
+	return whole - whole % CPU_ALIGN;
+}
+
 static psgd_status cpu_alloc(void *self, size_t bytes, void **out)
 {
 	struct psgd__cpu *cpu = self;
-	size_t whole;
+	size_t whole = whole_of(bytes);
 
 	*out = NULL;
-	if (__builtin_add_overflow(bytes ? bytes : 1, CPU_ALIGN - 1, &whole))
+	if (!whole)
 		return PSGD_ERR_NOMEM;
-	whole -= whole % CPU_ALIGN;
 	if (cpu->options.alloc)
 		*out = cpu->options.alloc(cpu->options.alloc_user, whole);
 	else
@@ -30,7 +39,7 @@ static void cpu_free(void *self, void *memory, size_t bytes)
 	if (!memory)
 		return;
 	if (cpu->options.free)
-		cpu->options.free(cpu->options.alloc_user, memory, bytes);
+		cpu->options.free(cpu->options.alloc_user, memory, whole_of(bytes));
 	else
 		free(memory);
 }

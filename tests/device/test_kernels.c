@@ -405,6 +405,41 @@ static void ignore(void *user, void *memory, size_t bytes)
 	(void)bytes;
 }
 
+/* An allocator that frees by size, as many do. */
+static void *count_alloc(void *user, size_t bytes)
+{
+	*(size_t *)user += bytes;
+	return aligned_alloc(64, bytes);
+}
+
+static void count_free(void *user, void *memory, size_t bytes)
+{
+	*(size_t *)user -= bytes;
+	free(memory);
+}
+
+START_TEST(allocator_gets_back_what_it_gave)
+{
+	static const size_t sizes[] = {0, 1, 63, 64, 65, 100, 4096};
+	struct psgd_device_cpu_options o = PSGD_INIT(psgd_device_cpu_options);
+	struct psgd_device cpu;
+	size_t held = 0;
+	void *memory;
+
+	o.alloc = count_alloc;
+	o.free = count_free;
+	o.alloc_user = &held;
+	ck_assert_int_eq(psgd_device_cpu(&o, &cpu), PSGD_OK);
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		ck_assert_int_eq(cpu.ops->alloc(cpu.self, sizes[i], &memory), PSGD_OK);
+		ck_assert_uint_ge(held, sizes[i]);
+		cpu.ops->free(cpu.self, memory, sizes[i]);
+		ck_assert_uint_eq(held, 0);
+	}
+	psgd_device_destroy(&cpu);
+}
+END_TEST
+
 START_TEST(device_options)
 {
 	struct psgd_device_cpu_options o = PSGD_INIT(psgd_device_cpu_options);
@@ -453,6 +488,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, small_kernels, 0, VARIANTS);
 	tcase_add_loop_test(c, finite_of_a_long_span, 0, VARIANTS);
 	tcase_add_test(c, device_options);
+	tcase_add_test(c, allocator_gets_back_what_it_gave);
 	suite_add_tcase(s, c);
 	suite_add_tcase(s, rounds_case());
 	suite_add_tcase(s, starts_case());
