@@ -50,7 +50,8 @@ BANNED = {
     'setenv': 'changes the environment', 'putenv': 'changes the environment',
 }
 READ_ENVIRONMENT = {'lib/experiment/launch.c', 'lib/experiment/stack.c',
-                    'lib/experiment/manifest.c'}
+                    'lib/experiment/run_manifest.c'}
+ENVIRONMENT = re.compile(r'(?<![\w.>])(?:environ|__environ)\b')
 CALL = re.compile(r'(?<![\w.>])(%s)\s*\(' % '|'.join(sorted(BANNED, key=len, reverse=True)))
 # A decision follows from what was observed alone, so that it can be repeated.
 PURE = ('lib/control/',)
@@ -231,6 +232,9 @@ def check_calls(path, text, report):
     for match in STANDARD_STREAM.finditer(text):
         report.error(path, line_of(text, match.start()),
                      f'{match.group(1)}: a library does not print')
+    for match in ENVIRONMENT.finditer(text) if path not in READ_ENVIRONMENT else ():
+        report.error(path, line_of(text, match.start()),
+                     f'{match.group()} reads the environment: not in a library')
 
 
 # Formatting

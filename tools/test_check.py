@@ -226,6 +226,15 @@ class Calls(Tree):
         self.append('lib/experiment/run.c', text)
         self.finds('lib/experiment/run.c', 7, 'getenv()')
 
+    def test_the_whole_environment(self):
+        text = 'int f(void)\n{\n\treturn environ[0] != 0;\n}\n'
+        self.write('lib/experiment/run_manifest.c', text)
+        self.assertEqual(self.report().errors, [])
+        self.append('lib/engine/engine.c', 'int f(void)\n{\n\treturn environment || x.environ;\n}\n')
+        self.assertEqual(self.report().errors, [])
+        self.append('lib/experiment/run.c', text)
+        self.finds('lib/experiment/run.c', 7, 'environ')
+
     def test_decisions_are_pure(self):
         for call in ('psgd__now_ns()', 'clock_gettime(0, 0)', 'time(0)', 'rand()', 'srandom(1)',
                      'drand48()', 'fopen("a", "r")', 'read(0, 0, 0)', 'psgd__philox_words(0)'):
