@@ -81,10 +81,6 @@ static inline bool psgd__is_matrix(const struct psgd_tensor *tensor)
 	return tensor->n_dims >= 2 && !(tensor->flags & PSGD_TENSOR_DENSE);
 }
 
-/* The largest rank that is not dense: max_rank, or else a candidate. For arithmetic. */
-uint32_t psgd__finite_max(
-	uint32_t min_rank, uint32_t max_rank, const struct psgd__candidates *candidates);
-
 /* Of the learning rate, as decisions see it. Zeros at first. */
 struct psgd__rate_watch {
 	double last;			    /* at the decision before; 0: never given */

@@ -247,7 +247,8 @@ static psgd_status make_cap(const struct psgd_rank_control_options *in,
 	return psgd__cap_calibration(in->calibration, candidates, refusal, out);
 }
 
-uint32_t psgd__finite_max(
+/* The largest rank that is not dense: max_rank, or else a candidate. For arithmetic. */
+static uint32_t finite_max(
 	uint32_t min_rank, uint32_t max_rank, const struct psgd__candidates *candidates)
 {
 	if (max_rank != PSGD_RANK_DENSE)
@@ -264,7 +265,7 @@ static psgd_status make_choice(const struct psgd_rank_control_options *in,
 	struct psgd__choice *out)
 {
 	uint32_t low = in->min_rank, high = in->max_rank;
-	uint32_t finite = psgd__finite_max(low, high, candidates);
+	uint32_t finite = finite_max(low, high, candidates);
 
 	switch (in->choice) {
 	case PSGD_CHOICE_MAX:
