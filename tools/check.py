@@ -31,7 +31,7 @@ LEVEL = {
     'experiment': 4,
 }
 C_HEADERS = {'stdarg.h', 'stdbool.h', 'stddef.h', 'stdint.h', 'stdlib.h', 'string.h', 'limits.h'}
-ADAPTERS = {'include/psgd/nccl_calls.h': {'nccl.h'}, 'include/psgd/mpi.h': {'mpi.h'}}
+ADAPTERS = {'include/psgd/nccl_calls.h': {'nccl.h'}, 'include/psgd/mpi_calls.h': {'mpi.h'}}
 
 # A library reports by status: it does not print, end the process, or read the environment.
 BANNED = {

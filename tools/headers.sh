@@ -1,8 +1,8 @@
 #!/bin/bash
 # Compiles each public header alone, as C11 and as C++17, by gcc and by clang; in C++ a function that
 # hides a struct is an error, too.
-# Prints what failed, then "N passed, N failed, N skipped". Those for NCCL find the headers that the
-# tests have of it.
+# Prints what failed, then "N passed, N failed, N skipped". Those for MPI and NCCL find the headers
+# that the tests have of them.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -25,6 +25,7 @@ for header in include/psgd/*.h include/psgd/experiment/*.h; do
     name=${header#include/}
     vendor=()
     case $name in
+    psgd/mpi*) vendor=(-isystem tests/transport/mpi) ;;
     psgd/nccl*) vendor=(-isystem tests/cuda_shim/include) ;;
     esac
     printf '#include <%s>\n' "$name" >"$folder/header.c"
