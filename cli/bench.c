@@ -7,7 +7,7 @@
 static const char doc[] =
 	"Times parts of the library on this machine.\v"
 	"What to time:\n"
-	"  compress   compression and decompression by one worker, against the floor of memory\n"
+	"  compress   compression and decompression, against the floor of memory\n"
 	"  allreduce  all-reduces between workers of this machine\n\n"
 	"`psgd bench WHAT --help' explains each.";
 

@@ -61,7 +61,7 @@ void cli_worker_settings(
 	cli_strings_add(out, "MASTER_PORT=%u", launch->master_port);
 	cli_strings_add(out, "PSGD_CONFIG=%s", config);
 	cli_strings_add(out, "PSGD_CONFIG_SOURCE=%s", job->source);
-	cli_strings_add(out, "PSGD_COMMAND_LINE=psgd %s", job->command_line);
+	cli_strings_add(out, "PSGD_COMMAND_LINE=%s", job->command_line);
 	cli_strings_add(out, "PSGD_RUN_DIR=%s", job->run_dir);
 	if (job->token_file)
 		cli_strings_add(out, "PSGD_TOKEN_FILE=%s", job->token_file);

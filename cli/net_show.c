@@ -183,8 +183,8 @@ int cli_net_clear(int argc, char **argv)
 {
 	static const struct argp_option options[] = {
 		{"orphans", KEY_ORPHANS, 0, 0,
-			"Only what a process put there that is gone; not what a run that is alive, "
-			"or `psgd net apply', did",
+			"Only what a process put there that is gone; a run that is alive, and "
+			"`psgd net apply', keep theirs",
 			0},
 		{0}};
 	static const struct argp argp = {.options = options,

@@ -311,7 +311,7 @@ static int decide(const struct arguments *a, char **command, struct cli_job *job
 	return CLI_OK;
 }
 
-/* Cut when it is very long. argv[0] is the subcommand. */
+/* Cut when it is very long. argv[0] is "psgd run". */
 static void keep_command_line(int argc, char **argv, struct cli_job *job)
 {
 	size_t used = 0;

@@ -399,6 +399,8 @@ START_TEST(dry_run_touches_nothing)
 	ck_assert_ptr_nonnull(strstr(ended.out, "max_iterations: 100\n"));
 	ck_assert_ptr_nonnull(strstr(ended.out, "    NCCL_DEBUG=WARN\n"));
 	ck_assert_ptr_null(strstr(ended.out, "NCCL_SOCKET_IFNAME"));
+	ck_assert_ptr_nonnull(
+		strstr(ended.out, "    PSGD_COMMAND_LINE=psgd run --config fixed.yaml "));
 	ck_assert(!exists("s"));
 }
 END_TEST
