@@ -2,7 +2,7 @@
 """Somebody else's program: the examples, in the build and outside of it.
 
 Installs the library into an empty folder, and builds the examples there as a stranger would: by
-pkg-config alone, as C11 and as C++17, by gcc and by clang.
+the command in README.md, as C11 and as C++17, by gcc and by clang.
 
 PSGD_BUILD is the build folder, PSGD_SOURCE the root of the tree, PSGD_SANITIZE meson's b_sanitize,
 PSGD_GLOO whether the module is built.
@@ -73,6 +73,11 @@ def check_numbers(test, name, output):
         test.assertGreater(float(waits), 10 * float(off))
 
 
+def readme():
+    with open(os.path.join(SOURCE, 'README.md'), encoding='utf-8') as file:
+        return file.read()
+
+
 def split_line(line):
     step, loss, rest = re.match(r'step +(\d+)  loss +([\d.]+)  (.*)', line).groups()
     return int(step), float(loss), rest
@@ -93,10 +98,9 @@ class InTheBuild(unittest.TestCase):
 
     def test_quick_start(self):
         output = self.check('quick_start')
-        with open(os.path.join(SOURCE, 'README.md'), encoding='utf-8') as file:
-            shown = re.findall(r'^    (step +\d+ .*)', file.read(), re.M)
-        self.assertGreater(len(shown), 1)
+        shown = re.findall(r'^    (step +\d+ .*)', readme(), re.M)
         printed = [split_line(line) for line in output.splitlines()]
+        self.assertEqual(len(shown), len(printed))
         for step, loss, rest in map(split_line, shown):
             # Another instruction set rounds in other places.
             self.assertTrue([line for line in printed if (line[0], line[2]) == (step, rest)
@@ -161,8 +165,9 @@ class Installed(unittest.TestCase):
         folder = tempfile.mkdtemp(dir=self.root)
         for file in (name + '.c', 'tiny.h', 'pipes.h'):
             shutil.copy(os.path.join(SOURCE, 'examples', file), folder)
-        run([*compiler, *WARNINGS, name + '.c', '-o', name, *self.pkg_config('--cflags', '--libs'),
-             '-lm'], cwd=folder)
+        line = re.search(r'^    cc trainer\.c \$\(pkg-config (.*) psgd\)(.*)', readme(), re.M)
+        run([*compiler, *WARNINGS, name + '.c', '-o', name,
+             *self.pkg_config(*line.group(1).split()), *line.group(2).split()], cwd=folder)
         environment = dict(os.environ, LD_LIBRARY_PATH=os.path.dirname(self.library))
         check_numbers(self, name, run(['./' + name], cwd=folder, env=environment))
 
