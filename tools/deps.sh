@@ -35,6 +35,8 @@ test_packages=(
     iproute2
     # the hook for PyTorch
     python3-torch python3-numpy
+    # figures of runs
+    python3-matplotlib
 )
 vm_packages=(qemu-system-x86 busybox-static cpio)
 [ -z "$what" ] || packages+=("${test_packages[@]}")
