@@ -143,10 +143,16 @@ static psgd_status upload(
 	return status ? status : waited;
 }
 
+static psgd_status fetch(
+	struct nn *base, float *host, const float *from, size_t n, struct image_error *error)
+{
+	return move(base, host, from, n, cudaMemcpyDeviceToHost, "download", error);
+}
+
 static psgd_status download(
 	struct nn *base, float *host, const float *from, size_t n, struct image_error *error)
 {
-	psgd_status status = move(base, host, from, n, cudaMemcpyDeviceToHost, "download", error);
+	psgd_status status = fetch(base, host, from, n, error);
 
 	return status ? status : wait(base, "download", error);
 }
@@ -224,6 +230,7 @@ static const struct nn_device device = {.alloc = device_alloc,
 	.upload = upload,
 	.download = download,
 	.send = send,
+	.fetch = fetch,
 	.copy = copy,
 	.stream = stream,
 	.range = range,
@@ -249,10 +256,12 @@ void cuda_close(struct nn *base)
 		(void)cudnnDestroy(nn->dnn);
 	if (nn->blas)
 		(void)cublasDestroy(nn->blas);
-	if (nn->vectors_sent)
-		(void)cudaEventDestroy(nn->vectors_sent);
-	if (nn->vectors)
-		(void)cudaFreeHost(nn->vectors);
+	for (size_t i = 0; i < 2; i++) {
+		if (nn->post[i].sent)
+			(void)cudaEventDestroy(nn->post[i].sent);
+		if (nn->post[i].host)
+			(void)cudaFreeHost(nn->post[i].host);
+	}
 	if (nn->scratch)
 		(void)cudaFree(nn->scratch);
 	if (nn->uploads)
@@ -283,9 +292,9 @@ static psgd_status open_streams(struct cuda_nn *nn, unsigned ordinal, struct ima
 	if (!status)
 		status = cuda_check(cudaStreamCreateWithFlags(&nn->uploads, cudaStreamNonBlocking),
 			"stream", error);
-	if (!status)
+	for (size_t i = 0; !status && i < 2; i++)
 		status = cuda_check(
-			cudaEventCreateWithFlags(&nn->vectors_sent, cudaEventDisableTiming),
+			cudaEventCreateWithFlags(&nn->post[i].sent, cudaEventDisableTiming),
 			"event", error);
 	return status;
 }

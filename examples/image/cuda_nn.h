@@ -19,10 +19,14 @@ struct cuda_nn {
 	/* One operation at a time uses it. */
 	void *scratch;
 	size_t scratch_bytes;
-	/* The vectors of a norm that syncs, on their way: of the host, and when they have gone. */
-	float *vectors;
-	size_t n_vectors;
-	cudaEvent_t vectors_sent;
+	/* Memory of the host for the vectors and sums of norms that sync, on their way: two places,
+	 * which loops take in turn, and when the vectors have gone. */
+	struct cuda_post {
+		void *host;
+		size_t bytes;
+		cudaEvent_t sent;
+	} post[2];
+	unsigned n_posts; /* so far */
 };
 
 psgd_status cuda_check(cudaError_t result, const char *what, struct image_error *error);

@@ -16,12 +16,21 @@ static size_t vector_values(int c)
 	return ((size_t)c + 15) / 16 * 16;
 }
 
+static size_t vectors_bytes(const struct cuda_norm *norm)
+{
+	return NORM_VECTORS * vector_values(norm->c) * sizeof(float);
+}
+
+static size_t sums_bytes(const struct cuda_norm *norm)
+{
+	return 2 * (size_t)norm->c * sizeof(double);
+}
+
 /* Vectors are in front of the parts and what they add up to. */
 static size_t norm_bytes(const struct cuda_norm *norm)
 {
-	return NORM_VECTORS * vector_values(norm->c) * sizeof(float) +
-	       (2 * (size_t)norm->c + cuda_norm_parts(norm->n, norm->c, norm->pixels)) *
-		       sizeof(double);
+	return vectors_bytes(norm) + sums_bytes(norm) +
+	       cuda_norm_parts(norm->n, norm->c, norm->pixels) * sizeof(double);
 }
 
 static float *norm_vector(const struct cuda_nn *nn, const struct cuda_norm *norm, size_t i)
@@ -122,53 +131,63 @@ psgd_status cuda_norm_op(struct nn *base, enum nn_pass pass, const struct nn_sha
 	return status;
 }
 
-/* Vectors of a norm that syncs, by way of memory that a copy need not wait for. */
+/* Room for the vectors of a norm that syncs, and its sums behind them. */
+static psgd_status take_post(struct cuda_nn *nn, const struct cuda_norm *norm,
+	struct cuda_post **out, struct image_error *error)
+{
+	struct cuda_post *post = &nn->post[nn->n_posts++ % 2];
+	size_t bytes = vectors_bytes(norm) + sums_bytes(norm);
+	void *larger = NULL;
+	psgd_status status = cuda_check(cudaEventSynchronize(post->sent), "norm", error);
+
+	*out = post;
+	if (status || bytes <= post->bytes)
+		return status;
+	status = cuda_check(cudaHostAlloc(&larger, bytes, cudaHostAllocDefault), "norm", error);
+	if (status)
+		return status;
+	if (post->host)
+		(void)cudaFreeHost(post->host);
+	post->host = larger;
+	post->bytes = bytes;
+	return PSGD_OK;
+}
+
 static psgd_status send_vectors(struct cuda_nn *nn, const struct cuda_norm *norm,
-	const struct norm_rows *all, struct image_error *error)
+	const struct norm_rows *all, struct cuda_post *post, struct image_error *error)
 {
 	const float *from[NORM_VECTORS] = {
 		all->mean, all->scale, all->shift, all->dy_mean, all->slope};
-	size_t each = vector_values(norm->c), n = NORM_VECTORS * each;
-	void *larger = NULL;
-	psgd_status status = cuda_check(cudaEventSynchronize(nn->vectors_sent), "norm", error);
+	float *vectors = post->host;
+	psgd_status status;
 
-	if (!status && n > nn->n_vectors) {
-		status = cuda_check(cudaHostAlloc(&larger, n * sizeof(float), cudaHostAllocDefault),
-			"norm", error);
-		if (!status && nn->vectors)
-			(void)cudaFreeHost(nn->vectors);
-		if (!status) {
-			nn->vectors = larger;
-			nn->n_vectors = n;
-		}
-	}
-	if (status)
-		return status;
 	for (size_t i = 0; i < NORM_VECTORS; i++)
-		memcpy(nn->vectors + i * each, from[i], (size_t)norm->c * sizeof(float));
-	status = cuda_check(cudaMemcpyAsync(nn->scratch, nn->vectors, n * sizeof(float),
+		memcpy(vectors + i * vector_values(norm->c), from[i],
+			(size_t)norm->c * sizeof(float));
+	status = cuda_check(cudaMemcpyAsync(nn->scratch, vectors, vectors_bytes(norm),
 				    cudaMemcpyHostToDevice, nn->place.stream),
 		"norm", error);
 	return status ? status
-		      : cuda_check(
-				cudaEventRecord(nn->vectors_sent, nn->place.stream), "norm", error);
+		      : cuda_check(cudaEventRecord(post->sent, nn->place.stream), "norm", error);
 }
 
 static psgd_status take_sums(struct cuda_nn *nn, const struct cuda_norm *norm,
-	const struct norm_rows *all, struct image_error *error)
+	const struct norm_rows *all, struct cuda_post *post, struct image_error *error)
 {
-	size_t bytes = (size_t)norm->c * sizeof(double);
 	double *sums = norm_sums(nn, norm);
+	char *host = (char *)post->host + vectors_bytes(norm);
+	size_t bytes = sums_bytes(norm);
 	cudaStream_t stream = nn->place.stream;
 	cudaError_t result = cuda_norm_collect(&nn->place, *norm, sums);
 
 	if (result == cudaSuccess)
-		result = cudaMemcpyAsync(all->sum, sums, bytes, cudaMemcpyDeviceToHost, stream);
-	if (result == cudaSuccess)
-		result = cudaMemcpyAsync(
-			all->product, sums + norm->c, bytes, cudaMemcpyDeviceToHost, stream);
+		result = cudaMemcpyAsync(host, sums, bytes, cudaMemcpyDeviceToHost, stream);
 	if (result == cudaSuccess)
 		result = cudaStreamSynchronize(stream);
+	if (result == cudaSuccess) {
+		memcpy(all->sum, host, bytes / 2);
+		memcpy(all->product, host + bytes / 2, bytes / 2);
+	}
 	return cuda_check(result, "sums of a norm", error);
 }
 
@@ -178,13 +197,16 @@ psgd_status cuda_norm_loop(struct nn *base, enum norm_loop loop, const struct nn
 	struct cuda_nn *nn = (struct cuda_nn *)base;
 	struct cuda_norm norm = norm_of(shape, all->relu, 0.0f);
 	const struct cuda_place *place = &nn->place;
+	struct cuda_post *post;
 	psgd_status status;
 
 	if (!cuda_fits(shape))
 		return image_fail(error, PSGD_ERR_UNSUPPORTED, "a norm has too many values");
 	status = cuda_reserve(nn, norm_bytes(&norm), error);
 	if (!status)
-		status = send_vectors(nn, &norm, all, error);
+		status = take_post(nn, &norm, &post, error);
+	if (!status)
+		status = send_vectors(nn, &norm, all, post, error);
 	if (status)
 		return status;
 	norm.x = all->x;
@@ -203,5 +225,5 @@ psgd_status cuda_norm_loop(struct nn *base, enum norm_loop loop, const struct nn
 	status = cuda_check(loop == NORM_MOMENTS ? cuda_norm_moments(place, norm)
 						 : cuda_norm_products(place, norm),
 		"norm", error);
-	return status ? status : take_sums(nn, &norm, all, error);
+	return status ? status : take_sums(nn, &norm, all, post, error);
 }

@@ -189,6 +189,8 @@ void net_add_norm(struct net *net, const char *name, bool relu)
 	tensor_add(net, layer, name, "bias", 1, &layer->in.c);
 	layer->running = net->n_running;
 	net->n_running += 2 * (size_t)layer->in.c;
+	layer->block = net->n_blocks;
+	net->n_blocks += 2 * net_padded((size_t)layer->in.c);
 }
 
 void net_add_relu(struct net *net)
@@ -313,6 +315,21 @@ size_t net_sync_values(const struct net *net)
 	return 2 * net->n_running;
 }
 
+static psgd_status sync_copies(struct net *net)
+{
+	struct norm_scratch *norm = &net->norm;
+
+	if (!net->nn->device)
+		return PSGD_OK;
+	norm->params = nn_host_alloc(net->nn, net->n_blocks);
+	norm->grads = nn_host_alloc(net->nn, net->n_blocks);
+	norm->running = nn_host_alloc(net->nn, net->n_running);
+	if (!norm->params || !norm->grads || !norm->running)
+		return PSGD_ERR_NOMEM;
+	memset(norm->grads, 0, net->n_blocks * sizeof(float));
+	return PSGD_OK;
+}
+
 psgd_status net_sync(struct net *net, net_sync_fn sync, void *user, unsigned n_workers)
 {
 	struct norm_scratch *norm = &net->norm;
@@ -325,9 +342,9 @@ psgd_status net_sync(struct net *net, net_sync_fn sync, void *user, unsigned n_w
 		return PSGD_OK;
 	/* Channels are taken some at a time. */
 	room = net_padded(most) + NORM_TILE;
-	norm->mean = net_alloc(11 * room);
+	norm->mean = net_alloc(7 * room);
 	norm->sum = calloc(2 * room, sizeof(double));
-	if (!norm->mean || !norm->sum)
+	if (!norm->mean || !norm->sum || sync_copies(net))
 		return image_fail(&net->error, PSGD_ERR_NOMEM, "out of memory");
 	norm->product = norm->sum + room;
 	norm->scale = norm->mean + room;
@@ -335,8 +352,6 @@ psgd_status net_sync(struct net *net, net_sync_fn sync, void *user, unsigned n_w
 	norm->dy_mean = norm->shift + room;
 	norm->slope = norm->dy_mean + room;
 	norm->values = norm->slope + room;
-	norm->params = norm->values + 2 * room;
-	norm->running = norm->params + 2 * room;
 	for (unsigned isa = 0; norm_rows_of(isa); isa++)
 		norm->rows = norm_rows_of(isa);
 	net->sync = sync;
@@ -359,6 +374,9 @@ void net_free(struct net *net)
 		nn_free(net->nn, net->params);
 		nn_free(net->nn, net->grads);
 		nn_free(net->nn, net->running);
+		nn_host_free(net->nn, net->norm.params);
+		nn_host_free(net->nn, net->norm.grads);
+		nn_host_free(net->nn, net->norm.running);
 	}
 	free(net->norm.mean);
 	free(net->norm.sum);

@@ -45,6 +45,7 @@ struct net_layer {
 	bool relu;		 /* of a norm: followed by one */
 	size_t first_tensor, n_tensors;
 	size_t running; /* of a norm: offset of the running means; variances follow */
+	size_t block;	/* of a norm: offset of its tensors among those of all norms */
 };
 
 /* A layer for one batch size: its primitives, and where its values are. */
@@ -89,8 +90,9 @@ struct norm_scratch {
 	double *sum, *product;
 	float *mean, *scale, *shift, *dy_mean, *slope;
 	float *values; /* two of each channel */
-	float *params; /* of an engine's: the two tensors of a norm, as they lie in the net */
-	float *running;
+	/* Copies for the host, of an engine with memory of its own: the tensors of all norms, their
+	 * gradients, the running statistics. */
+	float *params, *grads, *running;
 	norm_rows_fn rows;
 };
 
@@ -107,6 +109,7 @@ struct net {
 	size_t n_params;
 	float *running; /* n_running values */
 	size_t n_running;
+	size_t n_blocks;  /* values of the norms' tensors */
 	net_sync_fn sync; /* NULL: a norm's statistics are of the own batch */
 	void *sync_user;
 	unsigned n_workers; /* of sync */

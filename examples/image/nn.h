@@ -117,16 +117,18 @@ struct nn_feed; /* batches of one size on their way to the device */
 struct nn_device {
 	float *(*alloc)(struct nn *nn, size_t n); /* zeros; NULL: no memory */
 	void (*free)(struct nn *nn, float *values);
-	float *(*host_alloc)(struct nn *nn, size_t n); /* of the host, for `send` */
+	float *(*host_alloc)(struct nn *nn, size_t n); /* of the host, for `send` and `fetch` */
 	void (*host_free)(struct nn *nn, float *values);
 	/* These two wait. */
 	psgd_status (*upload)(
 		struct nn *nn, float *to, const float *host, size_t n, struct image_error *error);
 	psgd_status (*download)(
 		struct nn *nn, float *host, const float *from, size_t n, struct image_error *error);
-	/* host: from host_alloc, and not to be changed before a later call has waited. */
+	/* host: from host_alloc, and not to be changed, or read, before a later call has waited. */
 	psgd_status (*send)(
 		struct nn *nn, float *to, const float *host, size_t n, struct image_error *error);
+	psgd_status (*fetch)(
+		struct nn *nn, float *host, const float *from, size_t n, struct image_error *error);
 	psgd_status (*copy)(
 		struct nn *nn, float *to, const float *from, size_t n, struct image_error *error);
 	void *(*stream)(struct nn *nn);			/* that the work is in: a psgd_stream */

@@ -74,20 +74,24 @@ static psgd_status run_loop(struct net *net, const struct net_layer *layer,
 	return PSGD_OK;
 }
 
-/* The norm's parameters for the host: scales, and at *shifts what is added. */
-static psgd_status read_params(
-	struct net *net, const struct net_layer *layer, const float **scales, const float **shifts)
+psgd_status norm_sync_begin(struct net *net, const float *running)
 {
-	const struct net_tensor *tensor = &net->tensor[layer->first_tensor];
-	const float *params = net->params + tensor[0].offset;
-	size_t behind = tensor[1].offset - tensor[0].offset;
+	const struct nn_device *device = net->nn->device;
+	psgd_status status = PSGD_OK;
 
-	*scales = net->nn->device ? net->norm.params : params;
-	*shifts = *scales + behind;
-	if (!net->nn->device)
+	if (!device)
 		return PSGD_OK;
-	return nn_download(
-		net->nn, net->norm.params, params, behind + tensor[1].count, &net->error);
+	for (size_t i = 0; !status && i < net->n_layers; i++) {
+		const struct net_layer *layer = &net->layer[i];
+
+		if (layer->kind->statistics)
+			status = device->fetch(net->nn, net->norm.params + layer->block,
+				net->params + net->tensor[layer->first_tensor].offset,
+				2 * net_padded((size_t)layer->in.c), &net->error);
+	}
+	return status ? status
+		      : device->download(
+				net->nn, net->norm.running, running, net->n_running, &net->error);
 }
 
 /* A mean so many deviations from where moments were taken costs their f32 sums digits. */
@@ -125,32 +129,21 @@ static psgd_status moments(
 }
 
 /* scale and shift of y = (x - mean) * scale + shift. */
-static psgd_status coefficients(
+static void coefficients(
 	struct net *net, const struct net_layer *layer, const struct net_cell *cell)
 {
 	struct norm_scratch *scratch = &net->norm;
-	const float *gamma, *beta;
-	psgd_status status = read_params(net, layer, &gamma, &beta);
+	const struct net_tensor *tensor = &net->tensor[layer->first_tensor];
+	const float *gamma =
+		net->nn->device ? scratch->params + layer->block : net->params + tensor[0].offset;
+	const float *beta = gamma + (tensor[1].offset - tensor[0].offset);
 
-	for (int64_t c = 0; !status && c < layer->in.c; c++) {
+	for (int64_t c = 0; c < layer->in.c; c++) {
 		scratch->mean[c] = cell->mean[c];
 		scratch->scale[c] =
 			(float)(gamma[c] / sqrt((double)cell->variance[c] + (double)NORM_EPSILON));
 		scratch->shift[c] = beta[c];
 	}
-	return status;
-}
-
-/* The layer's running statistics for the host. */
-static psgd_status read_running(
-	struct net *net, const struct net_layer *layer, float *running, float **out)
-{
-	*out = running + layer->running;
-	if (!net->nn->device)
-		return PSGD_OK;
-	*out = net->norm.running;
-	return nn_download(net->nn, net->norm.running, running + layer->running,
-		2 * (size_t)layer->in.c, &net->error);
 }
 
 static psgd_status track(struct net *net, const struct net_layer *layer, struct net_cell *cell,
@@ -159,7 +152,7 @@ static psgd_status track(struct net *net, const struct net_layer *layer, struct 
 	layer_track(layer, cell, net->n_workers, held);
 	if (!net->nn->device)
 		return PSGD_OK;
-	return nn_upload(
+	return net->nn->device->send(
 		net->nn, running + layer->running, held, 2 * (size_t)layer->in.c, &net->error);
 }
 
@@ -169,12 +162,10 @@ psgd_status norm_sync_forward(
 	struct norm_scratch *scratch = &net->norm;
 	struct norm_rows all = rows_of(scratch, layer, cell);
 	size_t channels = (size_t)layer->in.c;
+	float *held = (net->nn->device ? scratch->running : running) + layer->running;
 	bool far = false;
-	float *held;
-	psgd_status status = read_running(net, layer, running, &held);
+	psgd_status status;
 
-	if (status)
-		return status;
 	/* About the running means, which all workers have alike; one bad batch may have spoilt
 	 * them. */
 	for (size_t c = 0; c < channels; c++)
@@ -184,10 +175,9 @@ psgd_status norm_sync_forward(
 		memcpy(scratch->mean, cell->mean, channels * sizeof(float));
 		status = moments(net, layer, cell, &far);
 	}
-	if (!status)
-		status = coefficients(net, layer, cell);
 	if (status)
 		return status;
+	coefficients(net, layer, cell);
 	all.out = cell->y;
 	status = run_loop(net, layer, cell, NORM_APPLY, &all);
 	return status ? status : track(net, layer, cell, held, running);
@@ -201,7 +191,7 @@ static psgd_status write_grads(
 	const struct norm_scratch *scratch = &net->norm;
 	float *grads = net->grads + tensor[0].offset;
 	size_t behind = tensor[1].offset - tensor[0].offset, channels = (size_t)layer->in.c;
-	float *out = net->nn->device ? scratch->params : grads;
+	float *out = net->nn->device ? scratch->grads + layer->block : grads;
 
 	for (size_t c = 0; c < channels; c++) {
 		double variance = (double)cell->variance[c] + (double)NORM_EPSILON;
@@ -211,10 +201,7 @@ static psgd_status write_grads(
 	}
 	if (!net->nn->device)
 		return PSGD_OK;
-	/* What lies between the two is padding, and 0. */
-	for (size_t i = channels; i < behind; i++)
-		out[i] = 0.0f;
-	return nn_upload(net->nn, grads, out, behind + channels, &net->error);
+	return net->nn->device->send(net->nn, grads, out, behind + channels, &net->error);
 }
 
 psgd_status norm_sync_backward(
@@ -223,10 +210,9 @@ psgd_status norm_sync_backward(
 	struct norm_scratch *scratch = &net->norm;
 	struct norm_rows all = rows_of(scratch, layer, cell);
 	size_t channels = (size_t)layer->in.c;
-	psgd_status status = coefficients(net, layer, cell);
+	psgd_status status;
 
-	if (status)
-		return status;
+	coefficients(net, layer, cell);
 	clear_sums(scratch, channels);
 	all.dy = cell->dy;
 	status = run_loop(net, layer, cell, NORM_PRODUCTS, &all);

@@ -2,6 +2,7 @@
 #include "net.h"
 
 #include "layers.h"
+#include "norm_sync.h"
 
 static size_t n_outputs(const struct net *net, const struct net_plan *plan)
 {
@@ -73,11 +74,14 @@ psgd_status net_forward(struct net *net, struct net_plan *plan, float *running)
 {
 	psgd_status status;
 
+	if (!running)
+		running = net->running;
 	nn_range(net->nn, "forward");
 	status = take_input(net, plan);
+	if (!status && plan->train && net->sync)
+		status = norm_sync_begin(net, running);
 	for (size_t i = 0; !status && i < net->n_layers; i++)
-		status = forward(
-			net, &net->layer[i], &plan->cell[i], running ? running : net->running);
+		status = forward(net, &net->layer[i], &plan->cell[i], running);
 	nn_range_end(net->nn);
 	return status;
 }

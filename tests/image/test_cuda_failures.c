@@ -30,7 +30,9 @@ static psgd_status train_once(struct net *net, bool sync)
 	if (status)
 		return status;
 	if (sync)
-		ck_assert_int_eq(net_sync(net, give_back, NULL, 2), PSGD_OK);
+		status = net_sync(net, give_back, NULL, 2);
+	if (status)
+		return status;
 	plan = net_prepare(net, 2, true);
 	if (!plan)
 		return net->unprepared;
