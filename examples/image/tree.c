@@ -167,7 +167,8 @@ static psgd_status class_read(const struct tree_rules *rules, struct tree_split 
 	}
 	names_free(&names);
 	if (!status && place == 0)
-		status = image_fail(error, PSGD_ERR_CONFIG, "%s: holds no images", folder);
+		status = image_fail(error, PSGD_ERR_CONFIG, "%s: holds no images%s%s", folder,
+			rules->suffixes ? ": " : "", rules->suffixes ? rules->help : "");
 	return status;
 }
 

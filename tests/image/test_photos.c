@@ -437,8 +437,13 @@ START_TEST(test_classes)
 	ck_assert_uint_eq(loader.data.test.count, 2);
 	loader_close(&loader);
 	photo_write("in/val/d/1.jpg", &photo);
-	photo_free(&photo);
 	expect_line(&config, ": class 'd' is in val but not in train");
+	photo_write("in/train/d/1.png", &photo);
+	photo_free(&photo);
+	expect_line(&config,
+		"/train/d: holds no images: dataset.root is for train/CLASS/*.JPEG and "
+		"val/CLASS/*.JPEG (or test), as made from the archives of ILSVRC 2012 "
+		"(https://image-net.org)");
 }
 END_TEST
 
