@@ -1,7 +1,12 @@
 #!/bin/bash
 # Trains on Fashion-MNIST with two workers of this machine over a modelled 100 Mbit/s link: dense,
 # three fixed matrix ranks, and the rank chosen while it runs. Ends with one table.
+# usage: tools/quickstart.sh
 set -euo pipefail
+if [ $# -ne 0 ]; then
+    echo "usage: tools/quickstart.sh" >&2
+    exit 2
+fi
 cd "$(dirname "$0")/.."
 # shellcheck source=tools/common.sh
 . tools/common.sh
