@@ -13,7 +13,12 @@
 #define DEAD_COLUMN 0.25
 #define ADDERS (TOGETHER * LANES) /* threads that add; the others make products */
 #define MAKERS (THREADS - ADDERS)
-#define BUFFER_BYTES (2 * TOGETHER * (4096 + LANES * sizeof(double)))
+/* Values that a thread asks the memory for before it needs the first: there is one block to hide
+ * how long that takes. */
+#define FLOATS 6
+#define DOUBLES 3
+#define MOVED 8
+#define BUFFER_BYTES (2 * TOGETHER * (FLOATS * MAKERS * sizeof(float) + LANES * sizeof(double)))
 
 /* Shared memory of a block. */
 struct space {
@@ -26,15 +31,16 @@ struct space {
 };
 
 /*
- * SUMS sums over i < count of the values that make(i, v) puts into v. Lane l adds values l, l +
- * LANES, ... in order, then halves of the lanes are added until one is left. Two warps add while
- * the others make the next piece. All threads take part and find the sums in `out`, which is shared
- * memory as buffer is; both may be used again at once.
+ * SUMS sums over i < count of the values that make(i, v) puts into v: v[k] are those of value i +
+ * k * MAKERS, where that is less than count. Lane l adds values l, l + LANES, ... in order, then
+ * halves of the lanes are added until one is left. Two warps add while the others make the next
+ * piece. All threads take part and find the sums in `out`, which is shared memory as buffer is;
+ * both may be used again at once.
  */
-template <typename T, int SUMS, typename Make>
+template <typename T, int SUMS, int BATCH, typename Make>
 __device__ __forceinline__ void lane_sums(T *buffer, int64_t count, Make make, T *out)
 {
-	const int PIECE = 4096 / sizeof(T);
+	const int PIECE = BATCH * MAKERS;
 	const int STRIDE = PIECE + LANES; /* two sums of a warp are not in the same banks */
 	const int which = (int)threadIdx.x / LANES, lane = (int)threadIdx.x % LANES;
 	int turn = 0;
@@ -46,14 +52,18 @@ __device__ __forceinline__ void lane_sums(T *buffer, int64_t count, Make make, T
 
 		if (threadIdx.x >= ADDERS) {
 			const int n = (int)min((int64_t)PIECE, count - at);
+			const int i = (int)threadIdx.x - ADDERS;
 
-			for (int i = (int)threadIdx.x - ADDERS; i < n; i += MAKERS) {
-				T v[SUMS];
+			if (i < n) {
+				T v[BATCH][SUMS];
 
 				make(at + i, v);
 				PSGD_UNROLL
-				for (int s = 0; s < SUMS; s++)
-					made[s * STRIDE + i] = v[s];
+				for (int k = 0; k < BATCH; k++) {
+					PSGD_UNROLL
+					for (int s = 0; s < SUMS && i + k * MAKERS < n; s++)
+						made[s * STRIDE + i + k * MAKERS] = v[k][s];
+				}
 			}
 		} else if (at && which < SUMS) {
 			const int n = (int)min((int64_t)PIECE, count - (at - PIECE));
@@ -75,6 +85,33 @@ __device__ __forceinline__ void lane_sums(T *buffer, int64_t count, Make make, T
 	__syncthreads();
 }
 
+/* A thread's values from i on, of those below `end`; zeros take the place of the others. */
+template <int BATCH>
+__device__ __forceinline__ void take(float (&v)[BATCH], const float *from, int64_t i, int64_t end)
+{
+	PSGD_UNROLL
+	for (int k = 0; k < BATCH; k++)
+		v[k] = i + k * MAKERS < end ? from[i + k * MAKERS] : 0.0f;
+}
+
+/* to = factor * from; all threads, which need not see it at once. */
+static __device__ __forceinline__ void pour(
+	float *to, const float *from, int64_t count, float factor)
+{
+	for (int64_t i = threadIdx.x; i < count; i += MOVED * THREADS) {
+		float v[MOVED];
+
+		PSGD_UNROLL
+		for (int k = 0; k < MOVED; k++)
+			v[k] = i + k * THREADS < count ? from[i + k * THREADS] : 0.0f;
+		PSGD_UNROLL
+		for (int k = 0; k < MOVED; k++) {
+			if (i + k * THREADS < count)
+				to[i + k * THREADS] = v[k] * factor;
+		}
+	}
+}
+
 /* Up to TOGETHER columns of a basis, and what of them is to be taken out of a column. */
 struct parts {
 	const float *basis;
@@ -82,21 +119,27 @@ struct parts {
 	int n;
 };
 
-/* A value of a column, and back with it, less its parts; they are taken away one by one. */
-static __device__ __forceinline__ float without(
-	float *col, int64_t i, int64_t rows, const struct parts &parts)
+/* Values x of a column, less its parts, which are taken away one by one, and back with them. */
+static __device__ __forceinline__ void without(
+	float (&x)[FLOATS], float *col, int64_t i, int64_t rows, const struct parts &parts)
 {
-	float x = col[i];
+	float part[TOGETHER][FLOATS];
 
 	if (!parts.n)
-		return x;
+		return;
 	PSGD_UNROLL
-	for (int b = 0; b < TOGETHER; b++) {
-		if (b < parts.n)
-			x = x - parts.s[b] * parts.basis[b * rows + i];
+	for (int b = 0; b < TOGETHER; b++)
+		take(part[b], parts.basis + b * rows, i, b < parts.n ? rows : 0);
+	PSGD_UNROLL
+	for (int k = 0; k < FLOATS; k++) {
+		PSGD_UNROLL
+		for (int b = 0; b < TOGETHER; b++) {
+			if (b < parts.n)
+				x[k] = x[k] - parts.s[b] * part[b][k];
+		}
+		if (i + k * MAKERS < rows)
+			col[i + k * MAKERS] = x[k];
 	}
-	col[i] = x;
-	return x;
 }
 
 /*
@@ -106,14 +149,23 @@ static __device__ __forceinline__ float without(
 static __device__ __forceinline__ void next_parts(struct space *space, float *col, int64_t rows,
 	const float *basis, int n, struct parts &parts)
 {
-	lane_sums<float, TOGETHER>(
+	lane_sums<float, TOGETHER, FLOATS>(
 		space->buffer.floats, rows,
-		[=](int64_t i, float *v) {
-			const float x = without(col, i, rows, parts);
+		[=](int64_t i, float(&v)[FLOATS][TOGETHER]) {
+			float x[FLOATS], along[TOGETHER][FLOATS];
 
+			/* All that is read comes before what is written. */
+			take(x, col, i, rows);
 			PSGD_UNROLL
 			for (int b = 0; b < TOGETHER; b++)
-				v[b] = b < n ? basis[b * rows + i] * x : 0.0f;
+				take(along[b], basis + b * rows, i, b < n ? rows : 0);
+			without(x, col, i, rows, parts);
+			PSGD_UNROLL
+			for (int k = 0; k < FLOATS; k++) {
+				PSGD_UNROLL
+				for (int b = 0; b < TOGETHER; b++)
+					v[k][b] = b < n ? along[b][k] * x[k] : 0.0f;
+			}
 		},
 		space->sums);
 	parts.basis = basis;
@@ -142,17 +194,20 @@ static __device__ __forceinline__ void orthonormalize_column(
 			next_parts(space, col, rows, data + b * rows,
 				(int)min(c - b, (uint32_t)TOGETHER), parts);
 	}
-	lane_sums<float, 1>(
+	lane_sums<float, 1, FLOATS>(
 		space->buffer.floats, rows,
-		[=](int64_t i, float *v) {
-			const float x = without(col, i, rows, parts);
+		[=](int64_t i, float(&v)[FLOATS][1]) {
+			float x[FLOATS];
 
-			v[0] = x * x;
+			take(x, col, i, rows);
+			without(x, col, i, rows, parts);
+			PSGD_UNROLL
+			for (int k = 0; k < FLOATS; k++)
+				v[k][0] = x[k] * x[k];
 		},
 		space->sums);
 	inverse = inverse_norm(space->sums[0], eps);
-	for (int64_t i = threadIdx.x; i < rows; i += THREADS)
-		col[i] = col[i] * inverse;
+	pour(col, col, rows, inverse);
 	/* The next column reads this one. */
 	__syncthreads();
 }
@@ -178,15 +233,17 @@ static __device__ bool redraw_columns(
 	bool any = false;
 
 	for (uint32_t c = 0; c < x.r; c += TOGETHER) {
-		lane_sums<double, TOGETHER>(
+		lane_sums<double, TOGETHER, DOUBLES>(
 			space->buffer.doubles, x.m,
-			[=](int64_t i, double *v) {
+			[=](int64_t i, double(&v)[DOUBLES][TOGETHER]) {
 				PSGD_UNROLL
 				for (uint32_t b = 0; b < TOGETHER; b++) {
-					const double y =
-						c + b < x.r ? (double)x.q[(c + b) * x.m + i] : 0.0;
+					float y[DOUBLES];
 
-					v[b] = y * y;
+					take(y, x.q + (c + b) * x.m, i, c + b < x.r ? x.m : 0);
+					PSGD_UNROLL
+					for (int k = 0; k < DOUBLES; k++)
+						v[k][b] = (double)y[k] * (double)y[k];
 				}
 			},
 			space->energies);
@@ -208,8 +265,8 @@ static __global__ void __launch_bounds__(THREADS)
 
 	for (uint32_t c = 0; c < x.r && !x.from; c++)
 		draw_column(x, c, x.draw, seed);
-	for (int64_t i = threadIdx.x; i < x.m * x.r && x.from; i += THREADS)
-		x.q[i] = x.from[i];
+	if (x.from)
+		pour(x.q, x.from, x.m * x.r, 1.0f);
 	/* What follows goes over the columns with other threads for the same values. */
 	__syncthreads();
 	orthonormalize_panel(space, x.q, x.m, x.r, eps);
@@ -234,9 +291,16 @@ static __global__ void __launch_bounds__(THREADS)
 	PSGD_DYN_SHARED(struct space, space);
 	const struct psgd__cuda_span x = list[blockIdx.x];
 
-	lane_sums<double, 1>(
+	lane_sums<double, 1, DOUBLES>(
 		space->buffer.doubles, x.count,
-		[=](int64_t i, double *v) { v[0] = (double)x.data[i] * (double)x.data[i]; },
+		[=](int64_t i, double(&v)[DOUBLES][1]) {
+			float y[DOUBLES];
+
+			take(y, x.data, i, x.count);
+			PSGD_UNROLL
+			for (int k = 0; k < DOUBLES; k++)
+				v[k][0] = (double)y[k] * (double)y[k];
+		},
 		space->energies);
 	if (!threadIdx.x)
 		out[blockIdx.x] = space->energies[0];

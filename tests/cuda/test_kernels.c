@@ -251,10 +251,13 @@ START_TEST(orthonormalize_is_exact)
 }
 END_TEST
 
-/* Columns longer than what is added in one piece. */
+/* Columns of about as many values as are added in one piece, and of more. */
+static const size_t lengths[] = {191, 192, 193, 1151, 1152, 1153, 2341};
+#define LENGTHS (int)PSGD__COUNT(lengths)
+
 START_TEST(long_columns)
 {
-	const size_t rows = 2 * 1024 + 37, cols = 6;
+	const size_t rows = lengths[_i / ORDERS], cols = 6;
 	struct rng rng = {(uint64_t)_i + 350};
 	struct psgd__panel panel = {NULL, (int64_t)rows, (uint32_t)cols, 0};
 	struct devices d;
@@ -472,7 +475,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, reconstruct_is_exact, 0, ORDERS * SHAPES);
 	tcase_add_loop_test(c, finish_is_exact, 0, ORDERS * SHAPES * KINDS);
 	tcase_add_loop_test(c, orthonormalize_is_exact, 0, ORDERS * SHAPES);
-	tcase_add_loop_test(c, long_columns, 0, ORDERS);
+	tcase_add_loop_test(c, long_columns, 0, ORDERS * LENGTHS);
 	tcase_add_loop_test(c, start_is_exact, 0, ORDERS * SHAPES);
 	tcase_add_loop_test(c, small_kernels_are_exact, 0, 2 * ORDERS);
 	suite_add_tcase(s, c);
