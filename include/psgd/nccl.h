@@ -98,6 +98,7 @@ static inline psgd_status psgd_nccl_open(
 	int device, uint32_t worker, uint32_t n_workers, struct psgd_nccl **out, char *reason)
 {
 	struct psgd_nccl *n = (struct psgd_nccl *)calloc(1, sizeof(*n));
+	int lowest = 0, highest = 0;
 	psgd_status status;
 
 	*out = NULL;
@@ -107,10 +108,14 @@ static inline psgd_status psgd_nccl_open(
 	n->worker = worker;
 	n->n_workers = n_workers;
 	status = psgd_nccl_cuda(cudaSetDevice(device), "cudaSetDevice", reason);
+	/* The network is not to wait until what a trainer runs leaves room on the device. */
 	if (status == PSGD_OK)
-		status =
-			psgd_nccl_cuda(cudaStreamCreateWithFlags(&n->stream, cudaStreamNonBlocking),
-				"cudaStreamCreateWithFlags", reason);
+		status = psgd_nccl_cuda(cudaDeviceGetStreamPriorityRange(&lowest, &highest),
+			"cudaDeviceGetStreamPriorityRange", reason);
+	if (status == PSGD_OK)
+		status = psgd_nccl_cuda(
+			cudaStreamCreateWithPriority(&n->stream, cudaStreamNonBlocking, highest),
+			"cudaStreamCreateWithPriority", reason);
 	if (status == PSGD_OK)
 		*out = n;
 	else

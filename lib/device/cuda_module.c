@@ -117,6 +117,7 @@ static psgd_status open_device(
 	snprintf(d->variant, sizeof(d->variant), "sm_%u%u", found.major, found.minor);
 	pthread_mutex_init(&d->lock, NULL);
 	pthread_mutex_init(&d->text_lock, NULL);
+	psgd__cuda_find_contexts(d);
 	status = try_device(d);
 	if (status < 0) {
 		psgd__cuda_ops.error(d, reason, bytes);

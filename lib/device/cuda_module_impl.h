@@ -33,6 +33,9 @@ struct psgd__cuda {
 	size_t work_bytes;
 	cudaEvent_t work_event;
 	cublasHandle_t blas; /* NULL: not needed so far */
+	/* The driver's, for the calling thread; NULL: not found. */
+	int (*get_context)(void **context);
+	int (*set_context)(void *context);
 	pthread_mutex_t text_lock;
 	char text[PSGD__CUDA_TEXT_BYTES]; /* of the last failure */
 };
@@ -42,7 +45,9 @@ psgd_status psgd__cuda_status(struct psgd__cuda *d, cudaError_t error, const cha
 void psgd__cuda_say(struct psgd__cuda *d, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 
-/* Makes the device current; *before: which one was. */
+/* Finds get_context and set_context. */
+void psgd__cuda_find_contexts(struct psgd__cuda *d);
+/* Makes the device current; *before: which one was, for `leave`. */
 psgd_status psgd__cuda_enter(struct psgd__cuda *d, int *before);
 void psgd__cuda_leave(struct psgd__cuda *d, int before);
 

@@ -28,20 +28,6 @@ psgd_status psgd__cuda_status(struct psgd__cuda *d, cudaError_t error, const cha
 	return error == cudaErrorMemoryAllocation ? PSGD_ERR_NOMEM : PSGD_ERR_DEVICE;
 }
 
-psgd_status psgd__cuda_enter(struct psgd__cuda *d, int *before)
-{
-	PSGD__TRY(psgd__cuda_status(d, cudaGetDevice(before), "cudaGetDevice"));
-	if (*before == (int)d->setup.ordinal)
-		return PSGD_OK;
-	return psgd__cuda_status(d, cudaSetDevice((int)d->setup.ordinal), "cudaSetDevice");
-}
-
-void psgd__cuda_leave(struct psgd__cuda *d, int before)
-{
-	if (before != (int)d->setup.ordinal && cudaSetDevice(before) != cudaSuccess)
-		cudaGetLastError();
-}
-
 static psgd_status no_memory(struct psgd__cuda *d, size_t bytes)
 {
 	size_t free_bytes = 0, total = 0;
@@ -161,18 +147,22 @@ static const char *cuda_variant(void *self)
 	return ((struct psgd__cuda *)self)->variant;
 }
 
+/* Of the highest priority: what runs there is short, and the network waits for it, while what is on
+ * the device beside it is long. */
 static psgd_status cuda_stream_create(void *self, psgd_stream *out)
 {
+	int before, lowest, highest;
 	cudaStream_t stream = NULL;
-	psgd_status status;
-	int before;
+	cudaError_t error;
 
 	*out = NULL;
 	PSGD__TRY(psgd__cuda_enter(self, &before));
-	status = done(self, before, cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking),
-		"cudaStreamCreate");
-	*out = status < 0 ? NULL : stream;
-	return status;
+	error = cudaDeviceGetStreamPriorityRange(&lowest, &highest);
+	if (error == cudaSuccess)
+		error = cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, highest);
+	PSGD__TRY(done(self, before, error, "cudaStreamCreate"));
+	*out = stream;
+	return PSGD_OK;
 }
 
 static void cuda_stream_destroy(void *self, psgd_stream stream)

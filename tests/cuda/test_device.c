@@ -323,7 +323,10 @@ START_TEST(no_module)
 }
 END_TEST
 
-/* The device of another ordinal, from a thread that has never set one: each keeps its own. */
+/*
+ * The device of another ordinal, from a thread that has never set one: each keeps its own, and no
+ * other device gets a context.
+ */
 static void *elsewhere(void *user)
 {
 	char text[256];
@@ -346,6 +349,11 @@ START_TEST(any_thread)
 	ck_assert_int_eq(pthread_create(&thread, NULL, elsewhere, &o), 0);
 	pthread_join(thread, NULL);
 	elsewhere(&o);
+	ck_assert_uint_eq(shim_contexts(), 1 << 1);
+	/* What a thread has set is set again. */
+	ck_assert_int_eq(cudaSetDevice(0), cudaSuccess);
+	elsewhere(&o);
+	ck_assert_uint_eq(shim_contexts(), 1 << 0 | 1 << 1);
 	ck_assert_uint_eq(shim_leaks(), 0);
 }
 END_TEST

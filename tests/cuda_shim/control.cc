@@ -18,6 +18,7 @@ namespace
 
 thread_local cudaError_t last_error;
 thread_local int device;
+thread_local bool has_context;
 
 long long number(const char *name, long long otherwise)
 {
@@ -88,7 +89,23 @@ cudaError_t enter(cudaError_t injected)
 
 int current_device()
 {
+	has_context = true;
+	settings().contexts |= 1u << device;
 	return device;
+}
+
+/* cuCtxGetCurrent, cuCtxSetCurrent: a context is the number of its device, from 1 on. */
+static int get_context(void **context)
+{
+	*context = reinterpret_cast<void *>(has_context ? static_cast<intptr_t>(device) + 1 : 0);
+	return 0;
+}
+
+static int set_context(void *context)
+{
+	has_context = context != nullptr;
+	device = has_context ? static_cast<int>(reinterpret_cast<intptr_t>(context)) - 1 : 0;
+	return 0;
 }
 
 } // namespace shim
@@ -130,6 +147,7 @@ void shim_reset(void)
 	shim::drain();
 	shim::take_environment(s);
 	s.calls = 0;
+	s.contexts = 0;
 	for (auto &counter : s.counters)
 		counter = 0;
 	shim::wake();
@@ -175,6 +193,11 @@ size_t shim_leaks(void)
 	return owned > 0 ? static_cast<size_t>(owned) : 0;
 }
 
+unsigned shim_contexts(void)
+{
+	return settings().contexts;
+}
+
 void shim_memory_limit(size_t bytes)
 {
 	settings().memory = bytes;
@@ -202,6 +225,7 @@ cudaError_t cudaSetDevice(int device)
 	if (cudaError_t error = check_device(device))
 		return report(error);
 	shim::device = device;
+	(void)shim::current_device();
 	return cudaSuccess;
 }
 
@@ -325,6 +349,25 @@ cudaError_t cudaRuntimeGetVersion(int *runtimeVersion)
 	if (shim_fails())
 		return report(cudaErrorUnknown);
 	*runtimeVersion = CUDART_VERSION;
+	return cudaSuccess;
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **funcPtr, unsigned int,
+	unsigned long long flags, enum cudaDriverEntryPointQueryResult *driverStatus)
+{
+	const std::string name = symbol ? symbol : "";
+	void *found = name == "cuCtxGetCurrent"	  ? reinterpret_cast<void *>(shim::get_context)
+		      : name == "cuCtxSetCurrent" ? reinterpret_cast<void *>(shim::set_context)
+						  : nullptr;
+
+	if (cudaError_t error = enter())
+		return report(error);
+	if (!funcPtr || flags != cudaEnableDefault)
+		return report(cudaErrorInvalidValue);
+	*funcPtr = found;
+	if (driverStatus)
+		*driverStatus =
+			found ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
 	return cudaSuccess;
 }
 

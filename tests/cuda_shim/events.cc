@@ -27,7 +27,22 @@ static cudaError_t wait(Streams &s, Lock &lock, const ShimPoint &point)
 	return error;
 }
 
+/* Priorities change no order that is promised, so nothing heeds them. */
+cudaError_t cudaDeviceGetStreamPriorityRange(int *leastPriority, int *greatestPriority)
+{
+	if (cudaError_t error = enter())
+		return report(error);
+	*leastPriority = 0;
+	*greatestPriority = -5;
+	return cudaSuccess;
+}
+
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *pStream, unsigned int flags)
+{
+	return cudaStreamCreateWithPriority(pStream, flags, 0);
+}
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *pStream, unsigned int flags, int)
 {
 	if (cudaError_t error = enter())
 		return report(error);

@@ -71,6 +71,12 @@ uint64_t shim_count(enum shim_counter counter);
 /* Memory, streams, events and handles of libraries that exist. */
 size_t shim_leaks(void);
 
+/*
+ * A bit for each device on which there is a context: a thread has set it, or has made something
+ * there. None after shim_reset, though threads keep those that they have.
+ */
+unsigned shim_contexts(void);
+
 /* CUDA_SHIM_MEMORY: bytes of memory of each device; 0: 4 GiB. */
 void shim_memory_limit(size_t bytes);
 

@@ -24,6 +24,7 @@ struct Settings {
 	std::atomic<size_t> memory;
 	std::atomic<uint64_t> counters[SHIM_COUNTERS];
 	std::atomic<long> owned;
+	std::atomic<unsigned> contexts; /* a bit for each device */
 };
 
 Settings &settings();
@@ -34,7 +35,7 @@ cudaError_t report(cudaError_t error);
 /* The head of a call: no device, a failure on demand, or a call from a host function. */
 cudaError_t enter(cudaError_t injected = cudaErrorUnknown);
 
-/* Of the calling thread. */
+/* Of the calling thread, which has a context there from now on. */
 int current_device();
 
 /* Whether this thread runs a host function, in which nothing of CUDA may be called. */

@@ -261,6 +261,34 @@ START_TEST(environment)
 }
 END_TEST
 
+/* A device has a context when a thread sets it, or makes something there; not when one asks. */
+START_TEST(contexts)
+{
+	enum cudaDriverEntryPointQueryResult found;
+	int (*set_context)(void *) = nullptr;
+	int current = -1;
+	void *memory;
+
+	shim_devices(3);
+	OK(cudaGetDevice(&current));
+	ck_assert_uint_eq(shim_contexts(), 0);
+	OK(cudaSetDevice(2));
+	ck_assert_uint_eq(shim_contexts(), 1u << 2);
+	OK(cudaGetDriverEntryPointByVersion("cuCtxSetCurrent",
+		reinterpret_cast<void **>(&set_context), 4000, cudaEnableDefault, &found));
+	ck_assert_int_eq(found, cudaDriverEntryPointSuccess);
+	ck_assert_int_eq(set_context(nullptr), 0);
+	OK(cudaGetDevice(&current));
+	ck_assert_int_eq(current, 0);
+	ck_assert_uint_eq(shim_contexts(), 1u << 2);
+	OK(cudaMalloc(&memory, 4));
+	ck_assert_uint_eq(shim_contexts(), 1u << 2 | 1u << 0);
+	OK(cudaFree(memory));
+	OK(cudaGetDriverEntryPointByVersion("cuNothing", &memory, 4000, cudaEnableDefault, &found));
+	ck_assert_int_eq(found, cudaDriverEntryPointSymbolNotFound);
+}
+END_TEST
+
 void add_memory_tests(Suite *suite)
 {
 	TCase *tc = tcase_create("memory");
@@ -277,5 +305,6 @@ void add_memory_tests(Suite *suite)
 	tcase_add_test(tc, each_failure);
 	tcase_add_loop_test(tc, no_device, 0, 2);
 	tcase_add_test(tc, environment);
+	tcase_add_test(tc, contexts);
 	suite_add_tcase(suite, tc);
 }
