@@ -10,8 +10,8 @@
  * `finish` does it in the stream's order.
  *
  * Bit-equal on every implementation (same bits in, same bits out): start, orthonormalize, finish,
- * reconstruct, axpby, sum_squares, leading, fill. They use multiply and add rounded separately,
- * PSGD__LANES virtual lanes and one reduction tree. The others may sum in any order.
+ * reconstruct, axpby, accumulate, sum_squares, leading, fill. They use multiply and add rounded
+ * separately, PSGD__LANES virtual lanes and one reduction tree. The others may sum in any order.
  */
 #ifndef PSGD_KERNELS_H
 #define PSGD_KERNELS_H
@@ -20,6 +20,7 @@
 
 #define PSGD__LANES 16
 #define PSGD__MAX_ROTATE 1024
+#define PSGD__SQUARES 16384 /* values that are squared and summed by one set of lanes */
 /* Squared norm below which an orthonormalized column carries nothing. */
 #define PSGD__DEAD_COLUMN 0.25
 
@@ -53,6 +54,13 @@ struct psgd__panel {
 
 struct psgd__span {
 	float *data;
+	int64_t count;
+};
+
+/* What is added to what. */
+struct psgd__addend {
+	float *to;
+	const float *from;
 	int64_t count;
 };
 
@@ -106,7 +114,13 @@ struct psgd_kernels {
 	/* y = a x + b y; b == 0 does not read y. x may be y. */
 	psgd_status (*axpby)(void *self, int64_t count, float a, const float *x, float b, float *y,
 		psgd_stream stream);
-	/* *out += sum of squares, in double. */
+	/* to += from, of each. */
+	psgd_status (*accumulate)(
+		void *self, const struct psgd__addend *list, size_t count, psgd_stream stream);
+	/*
+	 * *out += sum of squares, in double. A span's is the sum of those of PSGD__SQUARES values
+	 * each, one after the other.
+	 */
 	psgd_status (*sum_squares)(void *self, const struct psgd__span *list, size_t count,
 		double *out, psgd_stream s);
 	/* *out = 1 if every value is finite, else 0. */

@@ -124,14 +124,59 @@ static psgd_status cpu_axpby(
 	return PSGD_OK;
 }
 
+static psgd_status cpu_accumulate(
+	void *self, const struct psgd__addend *list, size_t count, psgd_stream stream)
+{
+	for (size_t k = 0; k < count; k++)
+		PSGD__TRY(cpu_axpby(
+			self, list[k].count, 1.0f, list[k].from, 1.0f, list[k].to, stream));
+	return PSGD_OK;
+}
+
+#define SQUARES_TOGETHER 64 /* parts of a span */
+
+struct squares {
+	const struct psgd__cpu_isa *isa;
+	const float *data;
+	int64_t count;
+	double sums[SQUARES_TOGETHER];
+};
+
+static void run_squares(void *user, size_t item)
+{
+	struct squares *x = user;
+	const int64_t from = (int64_t)item * PSGD__SQUARES, left = x->count - from;
+
+	x->sums[item] =
+		x->isa->sum_squares(x->data + from, left < PSGD__SQUARES ? left : PSGD__SQUARES);
+}
+
+static double span_squares(const struct psgd__cpu *cpu, const struct psgd__span *span)
+{
+	struct squares x = {.isa = cpu->isa};
+	double sum = 0.0;
+
+	for (int64_t at = 0; at < span->count; at += x.count) {
+		size_t parts;
+
+		x.data = span->data + at;
+		x.count = span->count - at;
+		if (x.count > SQUARES_TOGETHER * PSGD__SQUARES)
+			x.count = SQUARES_TOGETHER * PSGD__SQUARES;
+		parts = (size_t)((x.count + PSGD__SQUARES - 1) / PSGD__SQUARES);
+		psgd__pool_run(cpu->pool, run_squares, &x, parts);
+		for (size_t i = 0; i < parts; i++)
+			sum += x.sums[i];
+	}
+	return sum;
+}
+
 static psgd_status cpu_sum_squares(
 	void *self, const struct psgd__span *list, size_t count, double *out, psgd_stream stream)
 {
-	struct psgd__cpu *cpu = self;
-
 	(void)stream;
 	for (size_t k = 0; k < count; k++)
-		*out += cpu->isa->sum_squares(list[k].data, list[k].count);
+		*out += span_squares(self, &list[k]);
 	return PSGD_OK;
 }
 
@@ -186,6 +231,7 @@ const struct psgd_kernels psgd__cpu_kernels = {
 	.reconstruct = psgd__cpu_reconstruct,
 	.finish = psgd__cpu_finish,
 	.axpby = cpu_axpby,
+	.accumulate = cpu_accumulate,
 	.sum_squares = cpu_sum_squares,
 	.finite = psgd__cpu_finite,
 	.leading = psgd__cpu_leading,

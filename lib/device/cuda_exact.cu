@@ -285,25 +285,35 @@ static __global__ void __launch_bounds__(THREADS)
 	orthonormalize_panel(space, x.data, x.rows, x.cols, eps);
 }
 
+/* Shared memory of a block that adds one sum: so little that many find room. */
+struct squares_space {
+	double buffer[2 * (DOUBLES * MAKERS + LANES)];
+	double sum;
+};
+
 static __global__ void __launch_bounds__(THREADS)
-	sum_squares(const struct psgd__cuda_span *list, double *out)
+	sum_squares(const struct psgd__cuda_span *list, struct psgd__cuda_cut cut, double *out)
 {
-	PSGD_DYN_SHARED(struct space, space);
-	const struct psgd__cuda_span x = list[blockIdx.x];
+	PSGD_DYN_SHARED(struct squares_space, space);
+	uint32_t tile;
+	const struct psgd__cuda_span x = list[find_item(cut, &tile)];
+	const int64_t from = (int64_t)tile * PSGD__CUDA_FLAT;
+	const int64_t count = min((int64_t)PSGD__CUDA_FLAT, x.count - from);
+	const float *const data = x.data + from;
 
 	lane_sums<double, 1, DOUBLES>(
-		space->buffer.doubles, x.count,
+		space->buffer, count,
 		[=](int64_t i, double(&v)[DOUBLES][1]) {
 			float y[DOUBLES];
 
-			take(y, x.data, i, x.count);
+			take(y, data, i, count);
 			PSGD_UNROLL
 			for (int k = 0; k < DOUBLES; k++)
 				v[k][0] = (double)y[k] * (double)y[k];
 		},
-		space->energies);
+		&space->sum);
 	if (!threadIdx.x)
-		out[blockIdx.x] = space->energies[0];
+		out[blockIdx.x] = space->sum;
 }
 
 extern "C" cudaError_t psgd__cuda_start(const struct psgd__cuda_start *list, uint32_t count,
@@ -320,9 +330,10 @@ extern "C" cudaError_t psgd__cuda_orthonormalize(
 	return cudaGetLastError();
 }
 
-extern "C" cudaError_t psgd__cuda_sum_squares(
-	const struct psgd__cuda_span *list, uint32_t count, double *out, cudaStream_t stream)
+extern "C" cudaError_t psgd__cuda_sum_squares(const struct psgd__cuda_span *list,
+	const struct psgd__cuda_cut *cut, double *out, cudaStream_t stream)
 {
-	PSGD_LAUNCH(sum_squares, count, THREADS, sizeof(struct space), stream, list, out);
+	PSGD_LAUNCH(sum_squares, cut->tiles, THREADS, sizeof(struct squares_space), stream, list,
+		*cut, out);
 	return cudaGetLastError();
 }

@@ -61,6 +61,14 @@ struct psgd__cuda_span {
 	int64_t count;
 };
 
+struct psgd__cuda_addend {
+	float *to;
+	const float *from;
+	int64_t count;
+	uint32_t vectors; /* 1: both begin at multiples of 16 bytes */
+	uint32_t reserved;
+};
+
 struct psgd__cuda_fill {
 	float *data;
 	int64_t rows;
@@ -98,6 +106,8 @@ cudaError_t psgd__cuda_finite(const struct psgd__cuda_span *list, const struct p
 	uint32_t *bad, cudaStream_t stream);
 cudaError_t psgd__cuda_axpby(int64_t count, float a, const float *x, float b, float *y,
 	uint32_t vectors, cudaStream_t stream);
+cudaError_t psgd__cuda_accumulate(const struct psgd__cuda_addend *list,
+	const struct psgd__cuda_cut *cut, cudaStream_t stream);
 cudaError_t psgd__cuda_fill(const struct psgd__cuda_fill *list, const struct psgd__cuda_cut *cut,
 	uint64_t seed, cudaStream_t stream);
 cudaError_t psgd__cuda_gather(
@@ -106,9 +116,9 @@ cudaError_t psgd__cuda_start(const struct psgd__cuda_start *list, uint32_t count
 	float eps, cudaStream_t stream);
 cudaError_t psgd__cuda_orthonormalize(
 	const struct psgd__cuda_panel *list, uint32_t count, float eps, cudaStream_t stream);
-/* out[k]: of span k. */
-cudaError_t psgd__cuda_sum_squares(
-	const struct psgd__cuda_span *list, uint32_t count, double *out, cudaStream_t stream);
+/* out[k]: of tile k, of PSGD__CUDA_FLAT values. */
+cudaError_t psgd__cuda_sum_squares(const struct psgd__cuda_span *list,
+	const struct psgd__cuda_cut *cut, double *out, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

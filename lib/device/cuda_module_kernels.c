@@ -293,20 +293,69 @@ static psgd_status cuda_axpby(
 			"axpby"));
 }
 
+static psgd_status accumulate(
+	struct psgd__cuda_call *call, const struct psgd__addend *from, size_t count)
+{
+	struct list list = list_put(call, count, sizeof(struct psgd__cuda_addend));
+	struct psgd__cuda_addend *items = list.items;
+	struct psgd__cuda_cut cut;
+
+	for (size_t k = 0; k < count; k++) {
+		items[k] = (struct psgd__cuda_addend){.to = from[k].to,
+			.from = from[k].from,
+			.count = from[k].count,
+			.vectors = aligned(from[k].to) && aligned(from[k].from)};
+		list_cut(&list, k, pieces(from[k].count, PSGD__CUDA_FLAT));
+	}
+	PSGD__TRY(list_ready(&list, &cut));
+	if (!cut.tiles)
+		return PSGD_OK;
+	PSGD__TRY(psgd__cuda_send(call));
+	return psgd__cuda_status(call->d,
+		psgd__cuda_accumulate(psgd__cuda_place(call, items), &cut, call->stream),
+		"accumulate");
+}
+
+static psgd_status cuda_accumulate(
+	void *self, const struct psgd__addend *list, size_t count, psgd_stream stream)
+{
+	struct psgd__cuda_call call;
+
+	if (!count)
+		return PSGD_OK;
+	PSGD__TRY(psgd__cuda_begin(&call, self, stream, "psgd accumulate", count,
+		PSGD__CUDA_EACH(struct psgd__cuda_addend)));
+	return psgd__cuda_end(&call, accumulate(&call, list, count));
+}
+
+/* The tiles are the parts that base/kernels.h speaks of; the host adds them. */
+_Static_assert(PSGD__CUDA_FLAT == PSGD__SQUARES, "a block sums a part");
+
 static psgd_status sum_squares(
 	struct psgd__cuda_call *call, const struct psgd__span *from, size_t count, double *out)
 {
 	const struct list spans = put_spans(call, from, count);
-	double *sums = psgd__cuda_put(call, count * sizeof(*sums));
+	struct psgd__cuda_cut cut;
+	const double *sum;
+	double *sums;
 
+	PSGD__TRY(list_ready(&spans, &cut));
+	if (!cut.tiles)
+		return PSGD_OK;
 	PSGD__TRY(psgd__cuda_send(call));
+	sum = sums = psgd__cuda_put(call, cut.tiles * sizeof(*sums));
 	PSGD__TRY(psgd__cuda_status(call->d,
-		psgd__cuda_sum_squares(psgd__cuda_place(call, spans.items), (uint32_t)count,
+		psgd__cuda_sum_squares(psgd__cuda_place(call, spans.items), &cut,
 			psgd__cuda_place(call, sums), call->stream),
 		"sum_squares"));
-	PSGD__TRY(psgd__cuda_fetch(call, sums, count * sizeof(*sums)));
-	for (size_t k = 0; k < count; k++)
-		*out += sums[k];
+	PSGD__TRY(psgd__cuda_fetch(call, sums, cut.tiles * sizeof(*sums)));
+	for (size_t k = 0; k < count; k++) {
+		double squares = 0.0;
+
+		for (int64_t i = pieces(from[k].count, PSGD__CUDA_FLAT); i > 0; i--)
+			squares += *sum++;
+		*out += squares;
+	}
 	return PSGD_OK;
 }
 
@@ -314,11 +363,14 @@ static psgd_status cuda_sum_squares(
 	void *self, const struct psgd__span *list, size_t count, double *out, psgd_stream stream)
 {
 	struct psgd__cuda_call call;
+	size_t tiles = 0;
 
-	if (!count)
+	for (size_t k = 0; k < count; k++)
+		tiles += (size_t)pieces(list[k].count, PSGD__CUDA_FLAT);
+	if (!tiles)
 		return PSGD_OK;
-	PSGD__TRY(psgd__cuda_begin(&call, self, stream, "psgd sum_squares", count,
-		PSGD__CUDA_EACH(struct psgd__cuda_span) + sizeof(double)));
+	PSGD__TRY(psgd__cuda_begin(&call, self, stream, "psgd sum_squares", count + tiles,
+		PSGD__CUDA_EACH(struct psgd__cuda_span)));
 	return psgd__cuda_end(&call, sum_squares(&call, list, count, out));
 }
 
@@ -458,6 +510,7 @@ const struct psgd_kernels psgd__cuda_kernels = {
 	.reconstruct = cuda_reconstruct,
 	.finish = cuda_finish,
 	.axpby = cuda_axpby,
+	.accumulate = cuda_accumulate,
 	.sum_squares = cuda_sum_squares,
 	.finite = cuda_finite,
 	.leading = cuda_leading,

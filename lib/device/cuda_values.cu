@@ -214,6 +214,43 @@ static __global__ void __launch_bounds__(THREADS)
 		axpby_values<false>(count, a, x, b, y);
 }
 
+template <bool VECTORS>
+__device__ __forceinline__ void add_values(const struct psgd__cuda_addend &x, uint32_t tile)
+{
+	const int STRIPS = 4; /* in flight */
+	const int64_t end = min(x.count, ((int64_t)tile + 1) * PSGD__CUDA_FLAT);
+
+	for (int64_t at = (int64_t)tile * PSGD__CUDA_FLAT + warp_id() * STRIPS * STRIP; at < end;
+		at += WARPS * STRIPS * STRIP) {
+		float v[STRIPS][QUAD], u[STRIPS][QUAD];
+
+		PSGD_UNROLL
+		for (int a = 0; a < STRIPS; a++) {
+			load<VECTORS>(v[a], x.from + at + a * STRIP, x.count - at - a * STRIP);
+			load<VECTORS>(u[a], x.to + at + a * STRIP, x.count - at - a * STRIP);
+		}
+		PSGD_UNROLL
+		for (int a = 0; a < STRIPS; a++) {
+			PSGD_UNROLL
+			for (int k = 0; k < QUAD; k++)
+				v[a][k] = v[a][k] + u[a][k];
+			store<VECTORS>(x.to + at + a * STRIP, v[a], x.count - at - a * STRIP);
+		}
+	}
+}
+
+static __global__ void __launch_bounds__(THREADS)
+	accumulate(const struct psgd__cuda_addend *list, struct psgd__cuda_cut cut)
+{
+	uint32_t tile;
+	const struct psgd__cuda_addend x = list[find_item(cut, &tile)];
+
+	if (x.vectors)
+		add_values<true>(x, tile);
+	else
+		add_values<false>(x, tile);
+}
+
 static __global__ void __launch_bounds__(THREADS)
 	fill(const struct psgd__cuda_fill *list, struct psgd__cuda_cut cut, uint64_t seed)
 {
@@ -258,6 +295,13 @@ extern "C" cudaError_t psgd__cuda_axpby(int64_t count, float a, const float *x, 
 	const unsigned int grid = (unsigned int)(blocks < INT32_MAX ? blocks : INT32_MAX);
 
 	PSGD_LAUNCH(axpby, grid, THREADS, 0, stream, count, a, x, b, y, vectors);
+	return cudaGetLastError();
+}
+
+extern "C" cudaError_t psgd__cuda_accumulate(
+	const struct psgd__cuda_addend *list, const struct psgd__cuda_cut *cut, cudaStream_t stream)
+{
+	PSGD_LAUNCH(accumulate, cut->tiles, THREADS, 0, stream, list, *cut);
 	return cudaGetLastError();
 }
 

@@ -123,6 +123,7 @@ void psgd__exchange_free(struct psgd_exchange *x)
 	psgd__message_release(x->session, x->memory);
 	psgd__device_release(x);
 	free(x->agreement);
+	free(x->addends);
 	free(x->spans);
 	free(x->grads);
 	free(x);
@@ -157,7 +158,10 @@ static psgd_status take_bucket(
 	x->grads = psgd__calloc(bucket->n_grads, sizeof(*x->grads));
 	if (s->options.flags & PSGD_SESSION_GRAD_NORM)
 		x->spans = psgd__calloc(bucket->n_grads, sizeof(*x->spans));
-	if (!x->grads || ((s->options.flags & PSGD_SESSION_GRAD_NORM) && !x->spans))
+	if (s->sum_gradients)
+		x->addends = psgd__calloc(bucket->n_grads, sizeof(*x->addends));
+	if (!x->grads || ((s->options.flags & PSGD_SESSION_GRAD_NORM) && !x->spans) ||
+		(s->sum_gradients && !x->addends))
 		return PSGD_ERR_NOMEM;
 	memcpy(x->grads, bucket->grads, bucket->n_grads * sizeof(*x->grads));
 	x->bucket = *bucket;

@@ -99,7 +99,8 @@ struct psgd_exchange {
 	/* PSGD__BUCKET */
 	struct psgd_bucket bucket;
 	struct psgd_grad *grads;
-	struct psgd__span *spans; /* of the gradients, when their norm is wanted */
+	struct psgd__span *spans;     /* of the gradients, when their norm is wanted */
+	struct psgd__addend *addends; /* and when their sum is */
 	struct psgd_plan plan;
 	struct psgd_round round;
 	void *memory; /* of all messages */

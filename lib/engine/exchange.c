@@ -181,7 +181,7 @@ static psgd_status observe_gradients(struct psgd_exchange *x)
 	psgd_session *s = x->session;
 	const struct psgd_kernels *kernels = s->device.ops->kernels;
 	/* A gradient that was discarded must not spoil the sum. */
-	bool sums = s->sum_gradients && !s->trial.on && !x->round.nonfinite;
+	bool sums = x->addends && !s->trial.on && !x->round.nonfinite;
 	double squares = 0.0;
 
 	for (size_t i = 0; i < x->bucket.n_grads; i++) {
@@ -191,9 +191,12 @@ static psgd_status observe_gradients(struct psgd_exchange *x)
 		if (x->spans)
 			x->spans[i] = (struct psgd__span){data, s->counts[at]};
 		if (sums)
-			PSGD__TRY(kernels->axpby(s->device.self, s->counts[at], 1.0f, data, 1.0f,
-				s->grad_sum + s->grad_sum_at[at], x->round.stream));
+			x->addends[i] = (struct psgd__addend){
+				s->grad_sum + s->grad_sum_at[at], data, s->counts[at]};
 	}
+	if (sums)
+		PSGD__TRY(kernels->accumulate(
+			s->device.self, x->addends, x->bucket.n_grads, x->round.stream));
 	if (x->spans)
 		PSGD__TRY(kernels->sum_squares(
 			s->device.self, x->spans, x->bucket.n_grads, &squares, x->round.stream));

@@ -75,6 +75,7 @@ static psgd_status kernels(struct all *x)
 	const struct psgd__start start = {.q = list[1].q, .m = 1000, .r = 3, .tensor = 4};
 	const struct psgd__panel panel = {list[1].p, 40, 3, 0};
 	const struct psgd__span span = {list[1].p, 120};
+	const struct psgd__addend addend = {v, v + 200, 100};
 	const struct psgd__fill fill = {v, 100, 0, 2, 9, 3};
 	const struct psgd__finish finish = {.list = list,
 		.count = 3,
@@ -92,6 +93,7 @@ static psgd_status kernels(struct all *x)
 	PSGD__TRY(table->finish(self, &finish, x->stream));
 	PSGD__TRY(table->reconstruct(self, list, 3, x->stream));
 	PSGD__TRY(table->axpby(self, 100, 1.0f, v, 1.0f, v, x->stream));
+	PSGD__TRY(table->accumulate(self, &addend, 1, x->stream));
 	PSGD__TRY(table->sum_squares(self, &span, 1, &squares, x->stream));
 	PSGD__TRY(table->finite(self, &span, 1, &finite, x->stream));
 	PSGD__TRY(table->leading(self, &panel, 2, v, x->stream));

@@ -377,6 +377,34 @@ static void check_axpby(struct devices *d, struct rng *rng)
 	twin_free(d, &y);
 }
 
+static void check_accumulate(struct devices *d, struct rng *rng)
+{
+	struct psgd__addend cpu[3], cuda[3];
+	struct twin to[3], from[3];
+
+	for (int i = 0; i < 3; i++) {
+		const size_t n = i ? rng_range(rng, 1, 40000) : 7;
+
+		to[i] = twin_new(d, n, rng_range(rng, 0, 1));
+		from[i] = twin_new(d, n, 0);
+		twin_fill(&to[i], rng);
+		twin_fill(&from[i], rng);
+		twin_send(d, &to[i]);
+		twin_send(d, &from[i]);
+		cpu[i] = (struct psgd__addend){to[i].host, from[i].host, (int64_t)n};
+		cuda[i] = (struct psgd__addend){to[i].device, from[i].device, (int64_t)n};
+	}
+	ck_assert_int_eq(d->cpu.ops->kernels->accumulate(d->cpu.self, cpu, 3, NULL), PSGD_OK);
+	ck_assert_int_eq(
+		d->cuda.ops->kernels->accumulate(d->cuda.self, cuda, 3, d->stream), PSGD_OK);
+	for (int i = 0; i < 3; i++) {
+		twin_equal(d, &to[i], "to");
+		twin_equal(d, &from[i], "from");
+		twin_free(d, &to[i]);
+		twin_free(d, &from[i]);
+	}
+}
+
 static void check_fill(struct devices *d, struct rng *rng)
 {
 	const uint32_t rows = rng_range(rng, 1, 9000), cols = rng_range(rng, 1, 5);
@@ -456,6 +484,7 @@ START_TEST(small_kernels_are_exact)
 		twin_send(&d, &messages.values[i]);
 	check_spans(&d, &messages, &rng);
 	check_axpby(&d, &rng);
+	check_accumulate(&d, &rng);
 	check_fill(&d, &rng);
 	check_sample(&d, &rng);
 	check_leading(&d, &rng);

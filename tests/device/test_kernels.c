@@ -366,6 +366,60 @@ START_TEST(small_kernels)
 }
 END_TEST
 
+/* A long span is summed in parts, one after the other; sums of other spans come on top. */
+START_TEST(squares_of_a_long_span)
+{
+	const size_t n = 67 * PSGD__SQUARES + 5;
+	struct rng rng = {600};
+	struct psgd_device cpu;
+	const struct psgd_kernels *table = kernels(&cpu, _i);
+	struct guarded x = guarded(n);
+	const struct psgd__span spans[] = {{x.data, 3}, {x.data, (int64_t)n}};
+	double want = 0.0, got = 0.25, few = 0.0;
+
+	fill(&x, &rng);
+	for (size_t at = 0; at < n; at += PSGD__SQUARES) {
+		const size_t left = n - at < PSGD__SQUARES ? n - at : PSGD__SQUARES;
+		const struct psgd__span part = {x.data + at, (int64_t)left};
+		double sum = 0.0;
+
+		ck_assert_int_eq(table->sum_squares(cpu.self, &part, 1, &sum, NULL), 0);
+		want += sum;
+	}
+	ck_assert_int_eq(table->sum_squares(cpu.self, spans, 1, &few, NULL), 0);
+	ck_assert_int_eq(table->sum_squares(cpu.self, spans, 2, &got, NULL), 0);
+	ck_assert_double_eq(got, 0.25 + few + want);
+	guarded_free(&x);
+	psgd_device_destroy(&cpu);
+}
+END_TEST
+
+START_TEST(accumulate_adds)
+{
+	struct rng rng = {601};
+	struct psgd_device cpu;
+	const struct psgd_kernels *table = kernels(&cpu, _i);
+	struct guarded x = guarded(700), y = guarded(700);
+	const struct psgd__addend list[] = {{y.data, x.data, 300}, {y.data + 300, x.data, 399}};
+	float last;
+
+	fill(&x, &rng);
+	fill(&y, &rng);
+	last = y.data[699];
+	for (size_t i = 0; i < 300; i++)
+		y.data[i] = -x.data[i];
+	memset(y.data + 300, 0, 399 * sizeof(float));
+	ck_assert_int_eq(table->accumulate(cpu.self, list, 2, NULL), 0);
+	for (size_t i = 0; i < 300; i++)
+		ck_assert_float_eq(y.data[i], 0.0f);
+	ck_assert_mem_eq(y.data + 300, x.data, 399 * sizeof(float));
+	ck_assert_float_eq(y.data[699], last);
+	guarded_free(&x);
+	guarded_free(&y);
+	psgd_device_destroy(&cpu);
+}
+END_TEST
+
 /* Wherever the one value is, also where the threads' parts meet. */
 START_TEST(finite_of_a_long_span)
 {
@@ -486,6 +540,8 @@ static Suite *suite(void)
 	tcase_add_test(c, fill_is_indexed);
 	tcase_add_loop_test(c, leading_keeps_span_and_order, 0, 4);
 	tcase_add_loop_test(c, small_kernels, 0, VARIANTS);
+	tcase_add_loop_test(c, squares_of_a_long_span, 0, VARIANTS);
+	tcase_add_loop_test(c, accumulate_adds, 0, VARIANTS);
 	tcase_add_loop_test(c, finite_of_a_long_span, 0, VARIANTS);
 	tcase_add_test(c, device_options);
 	tcase_add_test(c, allocator_gets_back_what_it_gave);

@@ -133,6 +133,21 @@ static psgd_status lazy_axpby(
 		false);
 }
 
+static void run_accumulate(const struct lazy_work *w, const struct psgd_kernels *k, void *self)
+{
+	k->accumulate(self, w->list, w->count, NULL);
+}
+
+static psgd_status lazy_accumulate(
+	void *self, const struct psgd__addend *list, size_t count, psgd_stream stream)
+{
+	return later(self, stream, "accumulate",
+		(struct lazy_work){.run = run_accumulate,
+			.list = copy_of(list, count * sizeof(*list)),
+			.count = count},
+		false);
+}
+
 static void run_sum_squares(const struct lazy_work *w, const struct psgd_kernels *k, void *self)
 {
 	k->sum_squares(self, w->list, w->count, w->out, NULL);
@@ -220,6 +235,7 @@ const struct psgd_kernels lazy_kernels = {
 	.reconstruct = lazy_reconstruct,
 	.finish = lazy_finish,
 	.axpby = lazy_axpby,
+	.accumulate = lazy_accumulate,
 	.sum_squares = lazy_sum_squares,
 	.finite = lazy_finite,
 	.leading = lazy_leading,
