@@ -1,5 +1,6 @@
 /* The CUDA engine: what is under way at the same time, and what its libraries are asked for. */
 #include "examples/image/cuda_open.h"
+#include "examples/image/layers.h"
 #include "examples/image/optim.h"
 #include "nets.h"
 #include "pair.h"
@@ -158,6 +159,45 @@ START_TEST(test_loops)
 }
 END_TEST
 
+static psgd_status alone(void *user, float *values, size_t n)
+{
+	(void)user;
+	(void)values;
+	(void)n;
+	return PSGD_OK;
+}
+
+/*
+ * A step waits for the loaded batch, the parameters and statistics of all norms, and the scores; a
+ * norm for its sums, forward and backward, and for its vectors of the last but one loop.
+ */
+START_TEST(test_sync_waits)
+{
+	const struct nn_shape in = {.c = 2, .h = 5, .w = 6};
+	uint64_t waits, norms = 0;
+	struct net_plan *plan;
+	struct net net;
+
+	net_begin(&net, pair_cuda, &in);
+	net_builders[N_BUILDERS - 1](&net);
+	ck_assert_int_eq(net_end(&net, 3), PSGD_OK);
+	ck_assert_int_eq(net_sync(&net, alone, NULL, 1), PSGD_OK);
+	plan = net_prepare(&net, BATCH, true);
+	for (size_t i = 0; i < net.n_layers; i++)
+		norms += net.layer[i].kind->statistics;
+	ck_assert_uint_gt(norms, 2);
+	pair_noise(plan->input, net_values(&in, BATCH), 1);
+	waits = shim_count(SHIM_SYNCS);
+	ck_assert_int_eq(net_forward(&net, plan, NULL), PSGD_OK);
+	ck_assert_int_eq(net_output(&net, plan), PSGD_OK);
+	pair_noise(plan->diff_start, 3 * BATCH, 2);
+	ck_assert_int_eq(net_backward(&net, plan, NULL, NULL), PSGD_OK);
+	waits = shim_count(SHIM_SYNCS) - waits;
+	ck_assert_uint_eq(waits, 3 + norms * (2 + 4));
+	net_free(&net);
+}
+END_TEST
+
 /* Ranges for a profiler, one inside another: "forward(conv()norm())" and so on. */
 static char ranges[512];
 static const struct nn_device *unnoted;
@@ -250,6 +290,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, test_unfinished, 0, 2);
 	tcase_add_test(c, test_loops);
 	tcase_add_test(c, test_no_waits);
+	tcase_add_test(c, test_sync_waits);
 	tcase_add_test(c, test_ranges);
 	tcase_add_loop_test(c, test_precision, 0, 3);
 	suite_add_tcase(s, c);
