@@ -7,18 +7,21 @@ Takes away, one at a time and in a copy of the tree, each __syncthreads and __sy
 kernels and each record of an event, wait for one, and synchronization of the host code, builds the
 modules on the CUDA that runs on a CPU (tests/cuda_shim) and runs their tests: kernels in three
 orders of their threads, host code with streams that run only when something waits. What these do
-not notice goes to the thread sanitizer as well with --thread. A minute each on two idle cores.
+not notice goes to the thread sanitizer as well with --thread. The test `cuda mutants`
+of the suite slow.
 
-Prints a table. What survives and is known to be redundant stands in mutate_cuda_redundant.txt with
-the reason; ends with 1 when something else survives.
+Reports TAP, a line for each. What survives and is known to be redundant stands in
+mutate_cuda_redundant.txt with the reason; ends with 1 when something else survives.
 """
 import argparse
+import concurrent.futures
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 from check_text import blank, line_of
@@ -52,7 +55,8 @@ HOST = {
     r'lib/engine/\w+\.[ch]$':
         ([r'tests/engine/test_device\w*', r'tests/cuda/test_cuda_session'], LAZY),
 }
-SECONDS = 300
+# A test hangs that takes so much longer than it did, and some more.
+HANGS_AFTER, AND_SECONDS = 20, 60
 
 
 class Mutant:
@@ -132,7 +136,7 @@ class Build:
     """A build folder of the copied tree."""
 
     def __init__(self, tree, folder, *options):
-        self.tree, self.folder = tree, folder
+        self.tree, self.folder, self.seconds = tree, folder, {}
         self.run('meson', 'setup', folder, tree, '-Dwerror=false', '--buildtype=debugoptimized',
                  '-Dtests=enabled', *options)
         self.run('ninja', '-C', folder, 'build.ninja')
@@ -159,38 +163,76 @@ class Build:
 
     def notices(self, mutant, environments):
         """What notices it; None: nothing does."""
-        programs = self.programs(mutant.programs)
-        for environment in environments:
-            for program in programs:
-                why = self.fails(program, environment)
-                if why:
-                    shown = ' '.join(f'{name[10:].lower()}={value}'
-                                     for name, value in environment.items())
-                    return f'{os.path.basename(program)} {shown} ({why})'
-        return None
+        run = Run(self.folder, self.seconds)
+        programs = sorted(self.programs(mutant.programs), key=lambda p: self.seconds.get(p, 0))
+        jobs = [(p, e) for p in programs for e in environments]
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            for done in [pool.submit(run.judge, *job) for job in jobs]:
+                done.result()
+        return run.found
 
-    def fails(self, program, environment):
+    def check_untouched(self, mutants):
+        """With nothing taken away all is well. Learns how long that takes."""
+        for program in self.programs(sorted({p for m in mutants for p in m.programs})):
+            begun, run = time.monotonic(), Run(self.folder, {})
+            run.judge(program, {})
+            self.seconds[program] = time.monotonic() - begun
+            if run.found:
+                raise RuntimeError(f'{program} fails with nothing taken away')
+
+
+class Run:
+    """Test programs, until the first of them fails."""
+
+    def __init__(self, folder, seconds):
+        self.folder, self.seconds = folder, seconds
+        self.found, self.lock, self.children = None, threading.Lock(), []
+
+    def judge(self, program, environment):
+        with self.lock:
+            if self.found:
+                return
+            child = self.start(program, environment)
+            self.children.append(child)
+        limit = None
+        if program in self.seconds:
+            limit = threading.Timer(self.seconds[program] * HANGS_AFTER + AND_SECONDS,
+                                    self.end, (program, environment, 'hangs'))
+            limit.start()
+        with child.stdout:
+            failed = any(line.startswith(b'not ok') for line in child.stdout)
+        if failed or child.wait() not in (0, 77):
+            self.end(program, environment, 'fails')
+        child.wait()
+        if limit:
+            limit.cancel()
+
+    def start(self, program, environment):
         # The thread sanitizer needs it; the others do not mind.
         command = ['setarch', os.uname().machine, '-R', os.path.join('.', program)]
-        with tempfile.TemporaryFile() as output:
-            child = subprocess.Popen(
-                command, cwd=self.folder, stdout=output, stderr=output, start_new_session=True,
-                env={**os.environ, 'CK_DEFAULT_TIMEOUT': '0', **environment,
-                     'PSGD_MODULE_PATH': os.path.join(self.folder, 'tests/cuda_shim')})
-            try:
-                code = child.wait(SECONDS)
-            except subprocess.TimeoutExpired:
-                os.killpg(child.pid, 9)
-                child.wait()
-                return 'hangs'
-        return '' if code in (0, 77) else 'fails'
+        return subprocess.Popen(
+            command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, 'CK_DEFAULT_TIMEOUT': '0', 'CK_TAP_LOG_FILE_NAME': '-',
+                 'CK_VERBOSITY': 'silent', **environment,
+                 'PSGD_MODULE_PATH': os.path.join(self.folder, 'tests/cuda_shim')})
+
+    def end(self, program, environment, why):
+        """This one is enough; the others stop."""
+        with self.lock:
+            if self.found:
+                return
+            shown = [f'{name[10:].lower()}={value}' for name, value in environment.items()]
+            self.found = ' '.join((os.path.basename(program), *shown, f'({why})'))
+            for child in self.children:
+                child.terminate()  # Check ends the processes of its tests then
 
 
 def copy_tree(root, to):
     """The files are of now, or a build that is kept would take older changes for built."""
     shutil.copytree(root, to, ignore=lambda folder, names: {
         name for name in names if name in ('.git', '__pycache__', 'results')
-        or os.path.samefile(folder, root) and name.startswith('build')}, symlinks=True,
+        or os.path.isdir(os.path.join(folder, name, 'meson-private'))}, symlinks=True,
         copy_function=shutil.copy)
 
 
@@ -221,26 +263,33 @@ def prepare(work, thread):
     return builds
 
 
-def check_untouched(builds, mutants):
-    for build in builds:
-        for program in build.programs(sorted({p for m in mutants for p in m.programs})):
-            if build.fails(program, {}):
-                raise RuntimeError(f'{program} fails with nothing taken away')
-
-
-def show(mutant, builds, redundant):
+def show(number, mutant, builds, redundant):
     """Tries one out and prints its line; whether it is as it should be."""
+    reason = redundant.get(mutant.key)
     try:
         by = try_out(mutant, builds)
     except RuntimeError as error:
-        print(f'{mutant.key:<70} could not be tried: {error}', flush=True)
-        return False
-    reason = redundant.get(mutant.key)
+        by, reason = None, None
+        print(*(f'# {line}' for line in str(error).splitlines()), sep='\n')
+    good = bool(by or reason)
     shown = f'noticed by {by}' if by else f'redundant: {reason}' if reason else 'SURVIVED'
     if by and reason:
         shown += ', though listed as redundant'
-    print(f'{mutant.key:<70} {shown}', flush=True)
-    return bool(by or reason)
+    print(f'{"ok" if good else "not ok"} {number} - {mutant.key:<70} {shown}', flush=True)
+    return good
+
+
+def run_all(mutants, stale, options, redundant):
+    """How many are not as they should be."""
+    print(f'1..{len(mutants) + len(stale)}')
+    with tempfile.TemporaryDirectory() as temporary:
+        builds = prepare(options.work or temporary, options.thread)
+        for build in builds:
+            build.check_untouched(mutants)
+        wrong = sum(not show(i, m, builds, redundant) for i, m in enumerate(mutants, 1))
+    for i, key in enumerate(stale, len(mutants) + 1):
+        print(f'not ok {i} - {key:<70} is listed as redundant, and is not there')
+    return wrong + len(stale)
 
 
 def main():
@@ -251,23 +300,22 @@ def main():
     parser.add_argument('--thread', action='store_true', help='the thread sanitizer as well')
     options = parser.parse_args()
     redundant = read_redundant(REDUNDANT)
-    mutants = [m for m in find_mutants(ROOT) if options.only in m.key]
+    every = find_mutants(ROOT)
+    mutants = [m for m in every if options.only in m.key]
     if options.list:
         for mutant in mutants:
             with open(os.path.join(ROOT, mutant.path), encoding='utf-8') as file:
                 print(f'{mutant.key} (line {line_of(file.read(), mutant.start)})')
         return 0
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as temporary:
-        builds = prepare(options.work or temporary, options.thread)
-        check_untouched(builds, mutants)
-        wrong = sum(not show(m, builds, redundant) for m in mutants)
-    for key in sorted(set(redundant) - {m.key for m in mutants}):
-        if not options.only:
-            print(f'{key:<70} is listed as redundant, and is not there')
-            wrong += 1
+    try:
+        wrong = run_all(mutants, sorted(set(redundant) - {m.key for m in every}), options, redundant)
+    except RuntimeError as error:
+        print(*(f'# {line}' for line in str(error).splitlines()), sep='\n')
+        print('Bail out! The tests of the tree as it is do not run')
+        return 1
     minutes = (time.monotonic() - begun) / 60
-    print(f'{len(mutants)} taken away, {wrong} wrong, {minutes:.0f} minutes')
+    print(f'# {len(mutants)} taken away, {wrong} wrong, {minutes:.0f} minutes')
     return 1 if wrong or not mutants else 0
 
 

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
 """Which calls mutate_cuda.py takes away, and what it leaves in their place."""
+import os
+import tempfile
+import time
 import unittest
 
 import mutate_cuda
@@ -56,6 +59,74 @@ class Mutants(unittest.TestCase):
         known = {m.key for m in mutate_cuda.find_mutants(mutate_cuda.ROOT)}
         self.assertGreater(len(known), 20)
         self.assertEqual(set(reasons) - known, set())
+
+    def test_copy(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ('tree/build/meson-private', 'tree/.git', 'tree/lib/build'):
+                os.makedirs(os.path.join(folder, name))
+            mutate_cuda.copy_tree(os.path.join(folder, 'tree'), os.path.join(folder, 'copy'))
+            self.assertEqual(os.listdir(os.path.join(folder, 'copy')), ['lib'])
+            self.assertEqual(os.listdir(os.path.join(folder, 'copy/lib')), ['build'])
+
+
+class FewPrograms(mutate_cuda.Build):
+    """Test programs that are there without a build."""
+
+    def __init__(self, folder, texts):
+        self.tree, self.folder, self.seconds = folder, folder, {}
+        self.texts = texts
+        for name, text in texts.items():
+            with open(os.path.join(folder, name), 'w', encoding='utf-8') as file:
+                os.fchmod(file.fileno(), 0o755)
+                file.write(f'#!/bin/sh\n{text}\n')
+
+    def programs(self, patterns):
+        return [name for name in self.texts if name in patterns]
+
+
+class Noticing(unittest.TestCase):
+    def setUp(self):
+        self.temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(self.temporary.cleanup)
+        with open(os.path.join(self.temporary.name, 'x.cu'), 'w', encoding='utf-8') as file:
+            file.write(KERNEL)
+
+    def noticed(self, *texts, environments=None):
+        """What notices that the first barrier is gone, of programs a, b and so on."""
+        builds = [FewPrograms(self.temporary.name, dict(zip('abc', texts)))]
+        first = next(mutate_cuda.find_in('x.cu', KERNEL, mutate_cuda.KERNEL_CALL, True,
+                                         ('abc', environments or [{}])))
+        builds[0].check_untouched([first])
+        by = mutate_cuda.try_out(first, builds)
+        with open(os.path.join(self.temporary.name, 'x.cu'), encoding='utf-8') as file:
+            self.assertEqual(file.read(), KERNEL)
+        return by
+
+    LOOKS = "grep -q '^.__syncthreads' x.cu"
+
+    def test_noticed(self):
+        self.assertEqual(self.noticed('true', self.LOOKS), 'b (fails)')
+        self.assertEqual(self.noticed(f'test "$CUDA_SHIM_LAZY" != 1 || {self.LOOKS}',
+                                      environments=[{}, {'CUDA_SHIM_LAZY': '1'}]),
+                         'a lazy=1 (fails)')
+
+    def test_survives(self):
+        self.assertIsNone(self.noticed('true', 'exit 77'))
+
+    def test_fails_as_it_is(self):
+        with self.assertRaises(RuntimeError):
+            self.noticed('true', 'false')
+
+    def test_stops_at_the_first(self):
+        begun = time.monotonic()
+        by = self.noticed(f'{self.LOOKS} || {{ echo not ok 1; exec sleep 60; }}',
+                          f'{self.LOOKS} || exec sleep 60')
+        self.assertEqual(by, 'a (fails)')
+        self.assertLess(time.monotonic() - begun, 50)
+
+    def test_hangs(self):
+        mutate_cuda.HANGS_AFTER, mutate_cuda.AND_SECONDS = 0, 1
+        self.assertEqual(self.noticed(f'{self.LOOKS} || exec sleep 60'), 'a (hangs)')
 
 
 if __name__ == '__main__':
