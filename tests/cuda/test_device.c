@@ -161,9 +161,13 @@ static psgd_status everything(
 
 static const struct psgd_device_cuda_options by_default = {.size = sizeof(by_default)};
 
-/* Every call fails in turn: a status and its reason, nothing left behind, no crash. */
+/*
+ * Every call fails in turn, or is the first after which the device is lost: a status and its
+ * reason, nothing left behind, no crash, no wait for what never comes.
+ */
 START_TEST(every_call_fails)
 {
+	void (*const trouble)(uint64_t nth) = _i / 2 ? shim_lose : shim_fail;
 	uint64_t failures = 0, nth = 1;
 	char text[256];
 
@@ -171,8 +175,8 @@ START_TEST(every_call_fails)
 		psgd_status status;
 
 		shim_reset();
-		shim_lazy(_i);
-		shim_fail(nth);
+		shim_lazy(_i % 2);
+		trouble(nth);
 		status = everything(&by_default, text, sizeof(text));
 		if (shim_calls() < nth)
 			break;
@@ -420,7 +424,7 @@ static Suite *suite(void)
 	TCase *c = tcase_create("device");
 
 	tcase_set_timeout(c, 120);
-	tcase_add_loop_test(c, every_call_fails, 0, 2);
+	tcase_add_loop_test(c, every_call_fails, 0, 4);
 	tcase_add_test(c, out_of_memory);
 	tcase_add_test(c, the_callers_allocator);
 	tcase_add_test(c, no_device);

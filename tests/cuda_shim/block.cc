@@ -43,6 +43,7 @@ static const struct shim_kernel *running;
 static struct thread threads[SHIM_MAX_THREADS];
 static struct warp warps[WARPS];
 static unsigned count, current, alive, at_block, generation;
+static int meeting; /* the line of the barrier that threads are at */
 static char started, ended, barrier[2];
 
 /* Ring of the threads that can go on. */
@@ -261,12 +262,15 @@ static void fiber_main(void)
 	}
 }
 
-void shim_sync_block(void)
+void shim_sync_block(int place)
 {
 	void *object = &barrier[generation & 1];
 
 	shim_fiber_release(object);
 	threads[current].state = AT_BLOCK;
+	if (at_block && place != meeting)
+		die("threads meet in different barriers");
+	meeting = place;
 	if (++at_block == alive)
 		open_block();
 	pass_turn();

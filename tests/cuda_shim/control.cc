@@ -37,6 +37,7 @@ void take_environment(Settings &s)
 	s.devices = static_cast<int>(number("CUDA_SHIM_DEVICES", 1));
 	s.lazy = number("CUDA_SHIM_LAZY", 0) != 0;
 	s.fail_at = static_cast<uint64_t>(number("CUDA_SHIM_FAIL", 0));
+	s.lose_at = static_cast<uint64_t>(number("CUDA_SHIM_LOSE", 0));
 	s.memory = static_cast<size_t>(number("CUDA_SHIM_MEMORY", 0));
 	s.seed = colon == std::string::npos ? 1 : std::strtoull(&text[colon + 1], nullptr, 10);
 	s.order = kind == "reverse" ? SHIM_REVERSE : kind == "random" ? SHIM_RANDOM : SHIM_FORWARD;
@@ -84,6 +85,8 @@ cudaError_t enter(cudaError_t injected)
 		return cudaErrorNotPermitted;
 	if (cudaError_t error = shim_no_device())
 		return error;
+	if (shim_lost())
+		return cudaErrorIllegalAddress;
 	return fails ? injected : cudaSuccess;
 }
 
@@ -118,7 +121,14 @@ bool shim_fails()
 {
 	uint64_t call = ++settings().calls;
 
-	return call == settings().fail_at;
+	return call == settings().fail_at || shim_lost();
+}
+
+bool shim_lost()
+{
+	uint64_t at = settings().lose_at;
+
+	return at && settings().calls >= at;
 }
 
 cudaError_t shim_no_device()
@@ -128,6 +138,11 @@ cudaError_t shim_no_device()
 	return devices < 0    ? cudaErrorInsufficientDriver
 	       : devices == 0 ? cudaErrorNoDevice
 			      : cudaSuccess;
+}
+
+int shim_device()
+{
+	return shim::current_device();
 }
 
 void shim_tally(enum shim_counter counter, uint64_t n)
@@ -176,6 +191,12 @@ void shim_fail(uint64_t nth)
 	settings().fail_at = nth;
 }
 
+void shim_lose(uint64_t nth)
+{
+	settings().calls = 0;
+	settings().lose_at = nth;
+}
+
 uint64_t shim_calls(void)
 {
 	return settings().calls;
@@ -205,9 +226,17 @@ void shim_memory_limit(size_t bytes)
 
 /* Devices */
 
+/* For what a device that is lost does not disturb. */
+static cudaError_t enter_anyway()
+{
+	cudaError_t error = enter();
+
+	return error == cudaErrorIllegalAddress ? cudaSuccess : error;
+}
+
 static cudaError_t check_device(int device)
 {
-	if (cudaError_t error = enter())
+	if (cudaError_t error = enter_anyway())
 		return error;
 	return device < 0 || device >= settings().devices ? cudaErrorInvalidDevice : cudaSuccess;
 }
@@ -231,7 +260,7 @@ cudaError_t cudaSetDevice(int device)
 
 cudaError_t cudaGetDevice(int *device)
 {
-	if (cudaError_t error = enter())
+	if (cudaError_t error = enter_anyway())
 		return report(error);
 	*device = shim::device;
 	return cudaSuccess;

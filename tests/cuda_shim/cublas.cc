@@ -11,6 +11,7 @@
 #include "shim_impl.h"
 
 struct cublasContext {
+	int device = 0;
 	cudaStream_t stream = nullptr;
 	cublasPointerMode_t mode = CUBLAS_POINTER_MODE_HOST;
 	cublasMath_t math = CUBLAS_DEFAULT_MATH;
@@ -44,8 +45,11 @@ cublasStatus_t enter(cublasHandle_t handle)
 	return h.living.count(handle) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_INITIALIZED;
 }
 
+/* A handle is for the device that was current when it was made. */
 cublasStatus_t put(cublasHandle_t handle, std::function<void()> work)
 {
+	if (handle->device != shim_device())
+		return CUBLAS_STATUS_EXECUTION_FAILED;
 	shim_tally(SHIM_BLAS);
 	shim_tally(SHIM_TF32, handle->math == CUBLAS_TF32_TENSOR_OP_MATH);
 	return shim_enqueue(handle->stream, std::move(work)) ? CUBLAS_STATUS_SUCCESS
@@ -142,6 +146,7 @@ cublasStatus_t cublasCreate_v2(cublasHandle_t *handle)
 	std::lock_guard<std::mutex> lock(h.mutex);
 
 	*handle = new cublasContext();
+	(*handle)->device = shim_device();
 	h.living.insert(*handle);
 	shim_own(1);
 	return CUBLAS_STATUS_SUCCESS;

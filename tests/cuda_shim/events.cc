@@ -7,12 +7,12 @@ using namespace shim;
 
 using Lock = std::unique_lock<std::mutex>;
 
-/* For a question: done, not yet, or a failure on demand, which counts only what is done. */
+/* For a question: done, not yet, or a failure on demand, which counts only what is answered. */
 static cudaError_t answer(Streams &s, const ShimPoint &point)
 {
 	want(s, point);
 	s.work.notify_all();
-	return reached(point) ? enter() : cudaErrorNotReady;
+	return in_host_function || shim_lost() || reached(point) ? enter() : cudaErrorNotReady;
 }
 
 /* Also when it is made to fail: nothing runs any more that the caller has given up. */

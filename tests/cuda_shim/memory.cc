@@ -179,7 +179,7 @@ void check_edges(const char *base, const Piece &piece)
 				c - base - static_cast<ptrdiff_t>(piece.bytes) + 1, piece.bytes);
 }
 
-cudaError_t release(void *where, bool host)
+cudaError_t release(void *where, bool host, int *device)
 {
 	Memory &m = memory();
 	std::lock_guard<std::mutex> lock(m.mutex);
@@ -189,6 +189,7 @@ cudaError_t release(void *where, bool host)
 		return cudaErrorInvalidValue;
 	Piece piece = found->second;
 
+	*device = host ? current_device() : piece.device;
 	if (!host && !m.accesses)
 		protect(piece, PROT_READ);
 	check_edges(static_cast<char *>(where), piece);
@@ -280,13 +281,21 @@ static cudaError_t allocate(void **out, size_t bytes, int device)
 	return bytes ? report(shim::allocate(out, bytes, device)) : cudaSuccess;
 }
 
-/* A failure on demand is that of earlier work: it is freed all the same. */
+/*
+ * A failure on demand is that of earlier work: it is freed all the same. As with CUDA, all that is
+ * on the device's streams is waited for, but here after the memory is gone.
+ */
 static cudaError_t release(void *where, bool host)
 {
 	cudaError_t error = enter(), own = cudaSuccess;
 
-	if (where && error != cudaErrorNotPermitted)
-		own = shim::release(where, host);
+	if (where && error != cudaErrorNotPermitted) {
+		int device = shim::current_device();
+
+		shim_tally(SHIM_SYNCS);
+		own = shim::release(where, host, &device);
+		shim::drain(device);
+	}
 	return report(error ? error : own);
 }
 

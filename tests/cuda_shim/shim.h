@@ -30,7 +30,7 @@ enum shim_counter {
 	SHIM_COPIES,
 	SHIM_FILLS,	 /* cudaMemsetAsync */
 	SHIM_CALLS_BACK, /* cudaLaunchHostFunc */
-	SHIM_SYNCS,	 /* the host waited: a synchronize, a copy that blocks */
+	SHIM_SYNCS,	 /* the host waited: a synchronize, a copy that blocks, what frees */
 	SHIM_ALLOCATIONS,
 	SHIM_BLAS,
 	SHIM_COLLECTIVES,
@@ -63,7 +63,14 @@ void shim_lazy(bool lazy);
  */
 void shim_fail(uint64_t nth);
 
-/* Calls that can fail, since the last shim_reset or shim_fail. */
+/*
+ * CUDA_SHIM_LOSE: the device is lost at the nth call from now on, as by a fault in a kernel: this
+ * and all later calls fail, and nothing runs any more, host functions neither. 0: never. Which
+ * device is current can be asked and set; what frees, frees nevertheless.
+ */
+void shim_lose(uint64_t nth);
+
+/* Calls that can fail, since the last shim_reset, shim_fail or shim_lose. */
 uint64_t shim_calls(void);
 
 uint64_t shim_count(enum shim_counter counter);

@@ -14,8 +14,14 @@
 /* At the head of each call that can fail: whether it shall. Counts the call. */
 bool shim_fails();
 
+/* Whether the device is lost: what is on streams is dropped, not run. */
+bool shim_lost();
+
 /* cudaSuccess, or why there is no device: 100 or 35. */
 cudaError_t shim_no_device();
+
+/* The calling thread's. */
+int shim_device();
 
 void shim_tally(enum shim_counter counter, uint64_t n = 1);
 

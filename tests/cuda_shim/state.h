@@ -19,7 +19,7 @@ constexpr size_t kSharedPerBlock = 48 << 10;
 
 struct Settings {
 	std::atomic<int> devices, order;
-	std::atomic<uint64_t> seed, fail_at, calls;
+	std::atomic<uint64_t> seed, fail_at, lose_at, calls;
 	std::atomic<bool> lazy;
 	std::atomic<size_t> memory;
 	std::atomic<uint64_t> counters[SHIM_COUNTERS];
@@ -32,7 +32,10 @@ Settings &settings();
 /* Keeps the error for cudaGetLastError, and returns it. */
 cudaError_t report(cudaError_t error);
 
-/* The head of a call: no device, a failure on demand, or a call from a host function. */
+/*
+ * The head of a call: no device, a failure on demand, a device that is lost, or a call from a host
+ * function.
+ */
 cudaError_t enter(cudaError_t injected = cudaErrorUnknown);
 
 /* Of the calling thread, which has a context there from now on. */
@@ -41,8 +44,8 @@ int current_device();
 /* Whether this thread runs a host function, in which nothing of CUDA may be called. */
 extern thread_local bool in_host_function;
 
-/* All streams have run all there is. */
-void drain();
+/* All streams have run all there is; of one device, unless it is -1. */
+void drain(int device = -1);
 /* Some setting has changed. */
 void wake();
 

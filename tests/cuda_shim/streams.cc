@@ -49,7 +49,11 @@ bool in_turn(const Streams &s, const CUstream_st &stream, uint64_t seq)
 
 bool may_run(const Streams &s, const CUstream_st &stream, Clock::time_point now)
 {
-	if (stream.queue.empty() || now < stream.again)
+	if (stream.queue.empty())
+		return false;
+	if (shim_lost())
+		return true; /* to be dropped */
+	if (now < stream.again)
 		return false;
 	const ShimItem &head = stream.queue.front();
 
@@ -102,6 +106,8 @@ std::shared_ptr<CUstream_st> choose(Streams &s, Clock::time_point now)
 /* Device memory stays accessible from item to item, until nothing can run. */
 bool run_item(const ShimItem &item, Access &access)
 {
+	if (shim_lost())
+		return true;
 	if (!item.of_host) {
 		if (!access)
 			access = std::make_unique<shim_access>();
@@ -266,14 +272,15 @@ void wait_for(Streams &s, std::unique_lock<std::mutex> &lock, const ShimPoint &p
 	s.progress.wait(lock, [&] { return reached(point); });
 }
 
-void drain()
+void drain(int device)
 {
 	Streams &s = streams();
 	std::unique_lock<std::mutex> lock(s.mutex);
 	auto all = s.all;
 
 	for (const auto &stream : all)
-		wait_for(s, lock, {stream, stream->last});
+		if (device < 0 || stream->device == device)
+			wait_for(s, lock, {stream, stream->last});
 }
 
 void wake()
@@ -290,6 +297,9 @@ using namespace shim;
 
 static bool enqueue(cudaStream_t stream, std::function<bool()> run, bool by_itself)
 {
+	if (in_host_function)
+		return false;
+
 	Streams &s = streams();
 	std::lock_guard<std::mutex> lock(s.mutex);
 	auto found = find_stream(s, stream);

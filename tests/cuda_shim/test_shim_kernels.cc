@@ -108,8 +108,44 @@ static __global__ void two_calls()
 		__any_sync(0xffffffffu, 1);
 }
 
+static __global__ void two_barriers()
+{
+	if (threadIdx.x < 16)
+		__syncthreads();
+	else
+		__syncthreads();
+}
+
+static __global__ void read_quad(const float *from, float4 *to)
+{
+	to[threadIdx.x] = *reinterpret_cast<const float4 *>(from + 4 * threadIdx.x);
+}
+
+/* What a device would not do, or not do right. */
+START_TEST(bad_pointers)
+{
+	ck_assert(dies([] {
+		float values[4] = {};
+
+		PSGD_LAUNCH(turn_around<true>, 1, 4, 16, nullptr, values);
+	}));
+	ck_assert(dies([] {
+		Array<float> from(12), to(8);
+
+		PSGD_LAUNCH(read_quad, 1, 2, 0, nullptr, from.data + 2,
+			reinterpret_cast<float4 *>(to.data));
+		cudaStreamSynchronize(nullptr);
+		_exit(0);
+	}));
+}
+END_TEST
+
 START_TEST(divergence)
 {
+	ck_assert(dies([] {
+		PSGD_LAUNCH(two_barriers, 1, 32, 0, nullptr);
+		cudaStreamSynchronize(nullptr);
+	}));
 	ck_assert(dies([] {
 		PSGD_LAUNCH(part_ways, 1, 32, 0, nullptr);
 		cudaStreamSynchronize(nullptr);
@@ -346,6 +382,13 @@ START_TEST(blas)
 	OK(cublasDestroy(handle));
 	ck_assert_int_eq(cublasSscal(handle, 1, &by, y.data, 1), CUBLAS_STATUS_NOT_INITIALIZED);
 	ck_assert_uint_eq(shim_count(SHIM_BLAS), 10);
+	/* A handle is for the device that was current when it was made. */
+	shim_devices(2);
+	OK(cublasCreate(&handle));
+	OK(cudaSetDevice(1));
+	ck_assert_int_eq(cublasSscal(handle, 1, &by, y.data, 1), CUBLAS_STATUS_EXECUTION_FAILED);
+	OK(cublasDestroy(handle));
+	OK(cudaSetDevice(0));
 }
 END_TEST
 
@@ -357,6 +400,7 @@ void add_kernel_tests(Suite *suite)
 	tcase_add_loop_test(tc, barrier, 0, 3);
 	tcase_add_loop_test(tc, early_ends, 0, 3);
 	tcase_add_test(tc, divergence);
+	tcase_add_test(tc, bad_pointers);
 	tcase_add_loop_test(tc, exchanges, 0, 3);
 	tcase_add_test(tc, short_warp);
 	tcase_add_test(tc, order);

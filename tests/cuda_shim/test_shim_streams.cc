@@ -193,6 +193,7 @@ START_TEST(host_function)
 	Called called;
 	std::unique_ptr<Array<float>> data(ones(4));
 
+	OK(cudaStreamSynchronize(nullptr));
 	shim_lazy(_i & 1);
 	PSGD_LAUNCH(increase, 1, 4, 0, s.a, data->data, 1.0f);
 	OK(cudaEventRecord(s.event, s.a));
@@ -203,6 +204,64 @@ START_TEST(host_function)
 	OK(cudaEventQuery(s.event));
 	ck_assert_uint_eq(shim_count(SHIM_CALLS_BACK), 1);
 	OK(cudaStreamSynchronize(s.a));
+}
+END_TEST
+
+/* What frees waits for what is on the device's streams, and counts as a wait. */
+START_TEST(free_waits)
+{
+	Pair s;
+	std::unique_ptr<Array<float>> data(ones(4));
+	std::atomic<bool> done{false};
+	uint64_t waits;
+
+	OK(cudaStreamSynchronize(nullptr));
+	shim_lazy(_i & 1);
+	shim_enqueue(s.a, [&done] {
+		std::this_thread::sleep_for(std::chrono::milliseconds(5));
+		done = true;
+	});
+	waits = shim_count(SHIM_SYNCS);
+	data.reset();
+	ck_assert(done);
+	ck_assert_uint_eq(shim_count(SHIM_SYNCS), waits + 1);
+}
+END_TEST
+
+static void note_call(void *user)
+{
+	*static_cast<std::atomic<bool> *>(user) = true;
+}
+
+/* A device that is lost does nothing more, calls nobody, and says so at every call. */
+START_TEST(lost)
+{
+	auto s = std::make_unique<Pair>();
+	std::atomic<bool> called{false};
+	void *memory;
+
+	shim_lazy(true);
+	OK(cudaMalloc(&memory, 4));
+	shim_enqueue_poll(s->a, [] { return false; });
+	OK(cudaLaunchHostFunc(s->a, note_call, &called));
+	OK(cudaEventRecord(s->event, s->a));
+	ck_assert_int_eq(cudaEventQuery(s->event), cudaErrorNotReady);
+	shim_lose(2);
+	ck_assert_int_eq(cudaEventQuery(s->event), cudaErrorNotReady);
+	OK(cudaMemsetAsync(memory, 0, 4, s->b));
+	for (int i = 0; i < 2; i++) {
+		ck_assert_int_eq(cudaStreamSynchronize(s->a), cudaErrorIllegalAddress);
+		ck_assert_int_eq(cudaEventQuery(s->event), cudaErrorIllegalAddress);
+		ck_assert_int_eq(cudaMemsetAsync(memory, 0, 4, s->b), cudaErrorIllegalAddress);
+	}
+	OK(cudaSetDevice(0));
+	ck_assert_int_eq(cudaFree(memory), cudaErrorIllegalAddress);
+	s.reset();
+	ck_assert_uint_eq(shim_leaks(), 0);
+	std::this_thread::sleep_for(std::chrono::milliseconds(20));
+	ck_assert(!called);
+	shim_reset();
+	OK(cudaStreamSynchronize(nullptr));
 }
 END_TEST
 
@@ -270,6 +329,7 @@ START_TEST(devices)
 	cudaStream_t stream;
 	std::unique_ptr<Array<float>> data(ones(4));
 
+	OK(cudaStreamSynchronize(nullptr));
 	shim_devices(2);
 	OK(cudaSetDevice(1));
 	OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -301,6 +361,8 @@ void add_stream_tests(Suite *suite)
 	tcase_add_test(tc, default_stream);
 	add_loop(tc, queries, 2);
 	add_loop(tc, host_function, 2);
+	add_loop(tc, free_waits, 2);
+	tcase_add_test(tc, lost);
 	tcase_add_test(tc, copies);
 	tcase_add_test(tc, elapsed_time);
 	tcase_add_test(tc, devices);

@@ -47,6 +47,12 @@ static cudaError_t check_launch(
 	return cudaSuccess;
 }
 
+void shim_check_argument(const char *name, const void *pointer)
+{
+	if (pointer && place_of(pointer, 1) == Place::pageable)
+		die("kernel %s gets %p, which is no memory of a device", name, pointer);
+}
+
 void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared,
 	cudaStream_t stream, std::function<void()> body)
 {

@@ -33,7 +33,7 @@ extern const uint3 *shim_thread; /* the one whose turn it is */
 extern uint3 shim_block;
 extern dim3 shim_block_dim, shim_grid_dim;
 void *shim_dynamic_shared(void);
-void shim_sync_block(void);
+void shim_sync_block(int place);
 void shim_sync_warp(unsigned mask);
 /* The value that lane `from` of the warp gives; a lane that gives none is seen as NaN. */
 uint64_t shim_exchange(unsigned mask, uint64_t value, unsigned from);
@@ -45,6 +45,17 @@ unsigned shim_lane(void);
 /* Says what is wrong by cudaGetLastError, as a launch does. */
 void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared,
 	cudaStream_t stream, std::function<void()> body);
+
+/* A pointer that a kernel gets leads to memory that it can use, or nowhere. */
+void shim_check_argument(const char *name, const void *pointer);
+
+template <class T> void shim_check_if_pointer(const char *name, const T &argument)
+{
+	if constexpr (std::is_pointer<T>::value)
+		shim_check_argument(name, argument);
+	else
+		(void)name, (void)argument;
+}
 
 #define threadIdx (*shim_thread)
 #define blockIdx shim_block
@@ -59,6 +70,9 @@ void shim_launch_kernel(const char *name, void (*kernel)(P...), dim3 grid, dim3 
 	/* Copied now, as a launch does. */
 	std::tuple<typename std::decay<P>::type...> bound(std::forward<A>(args)...);
 
+	std::apply(
+		[name](const auto &...each) { (shim_check_if_pointer(name, each), ...); }, bound);
+
 	shim_launch(name, reinterpret_cast<const void *>(kernel), grid, block, shared, stream,
 		[kernel, bound] { std::apply(kernel, bound); });
 }
@@ -69,10 +83,8 @@ cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), enum cudaFuncAttribute at
 	return cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), attr, value);
 }
 
-static inline void __syncthreads()
-{
-	shim_sync_block();
-}
+/* All threads of a block come to the same one. */
+#define __syncthreads() shim_sync_block(__LINE__)
 
 static inline void __syncwarp(unsigned mask = 0xffffffffu)
 {
