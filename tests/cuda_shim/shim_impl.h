@@ -38,6 +38,9 @@ bool shim_enqueue(cudaStream_t stream, std::function<void()> work);
  */
 bool shim_enqueue_poll(cudaStream_t stream, std::function<bool()> poll);
 
+/* -1: no such stream. */
+int shim_stream_device(cudaStream_t stream);
+
 /* Waits until all that is on the stream now has run. */
 void shim_wait(cudaStream_t stream);
 

@@ -325,6 +325,15 @@ bool shim_enqueue_poll(cudaStream_t stream, std::function<bool()> poll)
 	return enqueue(stream, std::move(poll), true);
 }
 
+int shim_stream_device(cudaStream_t stream)
+{
+	Streams &s = streams();
+	std::lock_guard<std::mutex> lock(s.mutex);
+	auto found = find_stream(s, stream);
+
+	return found ? found->device : -1;
+}
+
 void shim_wait(cudaStream_t stream)
 {
 	Streams &s = streams();
