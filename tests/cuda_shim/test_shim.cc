@@ -30,5 +30,6 @@ int main()
 	add_kernel_tests(suite);
 	add_stream_tests(suite);
 	add_memory_tests(suite);
+	add_nccl_tests(suite);
 	return run_suite(suite);
 }

@@ -46,5 +46,6 @@ template <class T> struct Array {
 void add_kernel_tests(Suite *suite);
 void add_stream_tests(Suite *suite);
 void add_memory_tests(Suite *suite);
+void add_nccl_tests(Suite *suite);
 
 #endif

@@ -333,7 +333,10 @@ START_TEST(test_no_finalize)
 }
 END_TEST
 
-/* Call k of CUDA or NCCL fails, for every k: a status, the truth or an error, and nothing left. */
+/*
+ * Call k of CUDA or NCCL fails, for every k, or the device is lost there: a status, the truth or an
+ * error, and nothing left.
+ */
 static void run_some(struct member *m)
 {
 	m->result = sum_host(&m->transport, 100);
@@ -345,7 +348,8 @@ static void run_some(struct member *m)
 
 START_TEST(test_failures)
 {
-	const uint32_t n = 1 + (uint32_t)_i;
+	void (*const trouble)(uint64_t nth) = _i / 2 ? shim_lose : shim_fail;
+	const uint32_t n = 1 + (uint32_t)_i % 2;
 	uint64_t k, failed = 0;
 
 	shim_devices(2);
@@ -353,10 +357,10 @@ START_TEST(test_failures)
 		struct crew crew = {.n = n, .timeout_ns = 400 * MS, .run = run_some};
 		bool fired, all_well = true;
 
-		shim_fail(k);
+		trouble(k);
 		run_crew(&crew);
 		fired = shim_calls() >= k;
-		shim_fail(0);
+		trouble(0);
 		for (uint32_t w = 0; w < n; w++) {
 			const struct member *m = &crew.members[w];
 
@@ -465,7 +469,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, test_never_connects, 0, 3);
 	tcase_add_test(c, test_stuck);
 	tcase_add_test(c, test_no_finalize);
-	tcase_add_loop_test(c, test_failures, 0, 2);
+	tcase_add_loop_test(c, test_failures, 0, 3);
 	tcase_add_test(c, test_memory_of_device);
 	tcase_add_loop_test(c, test_killed, 0, N_DEATHS * 2);
 	suite_add_tcase(suite, c);
