@@ -212,7 +212,7 @@ class Run:
         command = ['setarch', os.uname().machine, '-R', os.path.join('.', program)]
         return subprocess.Popen(
             command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
             env={**os.environ, 'CK_DEFAULT_TIMEOUT': '0', 'CK_TAP_LOG_FILE_NAME': '-',
                  'CK_VERBOSITY': 'silent', **environment,
                  'PSGD_MODULE_PATH': os.path.join(self.folder, 'tests/cuda_shim')})
@@ -225,7 +225,8 @@ class Run:
             shown = [f'{name[10:].lower()}={value}' for name, value in environment.items()]
             self.found = ' '.join((os.path.basename(program), *shown, f'({why})'))
             for child in self.children:
-                child.terminate()  # Check ends the processes of its tests then
+                # Check ends its tests then, and its own group of processes.
+                child.terminate()
 
 
 def copy_tree(root, to):
