@@ -12,6 +12,7 @@ int cli_check_cuda(const struct cli_job *job)
 {
 	bool named = strcmp(job->config->device, "cuda") == 0;
 	char error[512] = "";
+	uint32_t first = 0;
 
 	if (!named && strcmp(job->config->communication.transport, "nccl") != 0)
 		return CLI_OK;
@@ -20,7 +21,14 @@ int cli_check_cuda(const struct cli_job *job)
 		psgd_status status = psgd_launch_cuda(
 			&job->workers[i], cli_module_dir(), &info, error, sizeof(error));
 
-		if (status == PSGD_OK)
+		/* Workers of one process see the same devices. */
+		if (status == PSGD_OK && i > 0 && info.ordinal == first)
+			snprintf(error, sizeof(error),
+				"CUDA_VISIBLE_DEVICES shows too few devices for %zu workers",
+				job->n_workers);
+		else if (status == PSGD_OK && i == 0)
+			first = info.ordinal;
+		if (status == PSGD_OK && !*error)
 			continue;
 		cli_complain("%s: %s", named ? "device: cuda" : "communication.transport: nccl",
 			*error ? error : psgd_status_text(status));

@@ -49,8 +49,8 @@ BANNED = {
     'getenv': 'reads the environment', 'secure_getenv': 'reads the environment',
     'setenv': 'changes the environment', 'putenv': 'changes the environment',
 }
-READ_ENVIRONMENT = {'lib/experiment/launch.c', 'lib/experiment/stack.c',
-                    'lib/experiment/run_manifest.c'}
+READ_ENVIRONMENT = {'lib/experiment/launch.c', 'lib/experiment/launch_cuda.c',
+                    'lib/experiment/run_manifest.c', 'lib/experiment/stack.c'}
 ENVIRONMENT = re.compile(r'(?<![\w.>])(?:environ|__environ)\b')
 CALL = re.compile(r'(?<![\w.>])(%s)\s*\(' % '|'.join(sorted(BANNED, key=len, reverse=True)))
 # A decision follows from what was observed alone, so that it can be repeated.

@@ -133,6 +133,9 @@ struct psgd_cuda_device {
 	uint32_t major, minor;	  /* compute capability */
 	uint32_t driver, runtime; /* as CUDA counts: 13000 is 13.0 */
 	char name[128];
+	char bus[32]; /* where it is in its host: domain, bus, device */
+	uint32_t ordinal;
+	uint32_t reserved;
 };
 
 /*

@@ -1,8 +1,10 @@
 #include "base/base.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <psgd/compressor.h>
 #include <psgd/version.h>
@@ -173,6 +175,21 @@ void psgd__copy_report(void *to, const void *from, size_t from_size)
 	memcpy(&to_size, to, sizeof(to_size));
 	memcpy(to, from, to_size < from_size ? to_size : from_size);
 	memcpy(to, &to_size, sizeof(to_size));
+}
+
+void psgd__boot_id(char out[PSGD__BOOT_BYTES])
+{
+	const int file = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+	const ssize_t n = file < 0 ? -1 : read(file, out, PSGD__BOOT_BYTES - 1);
+
+	if (file >= 0)
+		close(file);
+	if (n > 0)
+		out[n] = '\0';
+	else if (gethostname(out, PSGD__BOOT_BYTES - 1))
+		psgd__text(out, PSGD__BOOT_BYTES, "unknown");
+	out[PSGD__BOOT_BYTES - 1] = '\0';
+	out[strcspn(out, "\n")] = '\0';
 }
 
 int64_t psgd__now_ns(void)

@@ -51,6 +51,11 @@ bool psgd__report_fits(const void *report);
 /* Fills the caller's report of whatever size it has; keeps its size field. */
 void psgd__copy_report(void *to, const void *from, size_t from_size);
 
+#define PSGD__BOOT_BYTES 40
+
+/* What tells the kernels of hosts apart: two containers on one host have one. Text. */
+void psgd__boot_id(char out[PSGD__BOOT_BYTES]);
+
 /* CLOCK_MONOTONIC. */
 int64_t psgd__now_ns(void);
 

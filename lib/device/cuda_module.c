@@ -69,6 +69,9 @@ static psgd_status info(
 		snprintf(reason, bytes, "CUDA device %u: %s", ordinal, cudaGetErrorString(error));
 		return PSGD_ERR_UNSUPPORTED;
 	}
+	out->ordinal = ordinal;
+	snprintf(out->bus, sizeof(out->bus), "%04x:%02x:%02x", (unsigned)prop.pciDomainID,
+		(unsigned)prop.pciBusID, (unsigned)prop.pciDeviceID);
 	out->memory_bytes = prop.totalGlobalMem;
 	out->major = (uint32_t)prop.major;
 	out->minor = (uint32_t)prop.minor;

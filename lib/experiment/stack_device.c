@@ -8,6 +8,8 @@ struct told {
 	uint32_t cuda;
 	uint32_t major, minor, reserved;
 	char name[sizeof(((struct psgd_cuda_device *)0)->name)];
+	char bus[sizeof(((struct psgd_cuda_device *)0)->bus)];
+	char boot[PSGD__BOOT_BYTES]; /* of its host */
 	char why_not[PSGD__WHY_BYTES];
 };
 
@@ -61,12 +63,19 @@ static psgd_status find_cuda(struct psgd_stack *stack)
 		psgd__text(why, PSGD__WHY_BYTES, "this trainer computes on the CPU only");
 		status = PSGD_ERR_UNSUPPORTED;
 	} else if (!status) {
-		status = stack->probe(
-			stack->probe_user, stack->launch.local_rank, why, PSGD__WHY_BYTES);
+		status = stack->probe(stack->probe_user, stack->cuda.ordinal, why, PSGD__WHY_BYTES);
 	}
 	if (status && !*why)
 		psgd__text(why, PSGD__WHY_BYTES, "%s", psgd_status_text(status));
 	return status;
+}
+
+static psgd_status refuse_cuda(struct psgd_stack *stack, psgd_status status)
+{
+	return psgd__stack_fail(stack, status, "%s: %s",
+		strcmp(stack->config->device, "cuda") == 0 ? "device: cuda"
+							   : "communication.transport: nccl",
+		stack->why_not_cuda);
 }
 
 psgd_status psgd__stack_find_device(struct psgd_stack *stack)
@@ -82,11 +91,7 @@ psgd_status psgd__stack_find_device(struct psgd_stack *stack)
 	stack->on_cuda = !status;
 	if (!status || wish == WISH_AUTO)
 		return PSGD_OK;
-	return psgd__stack_fail(stack, status == PSGD_ERR_NOMEM ? status : PSGD_ERR_UNSUPPORTED,
-		"%s: %s",
-		strcmp(stack->config->device, "cuda") == 0 ? "device: cuda"
-							   : "communication.transport: nccl",
-		stack->why_not_cuda);
+	return refuse_cuda(stack, status == PSGD_ERR_NOMEM ? status : PSGD_ERR_UNSUPPORTED);
 }
 
 /* --- all workers --- */
@@ -116,6 +121,35 @@ static psgd_status refuse_kinds(
 		cuda, all[cuda].name, cpu, *why ? ", " : "", why);
 }
 
+/* Two workers that see one device, as each its own, cannot share it. */
+static bool find_shared(const struct told *all, uint32_t n, uint32_t *one, uint32_t *other)
+{
+	for (*other = 1; *other < n; ++*other) {
+		for (*one = 0; *one < *other; ++*one) {
+			const struct told *a = &all[*one], *b = &all[*other];
+
+			if (*a->bus && strcmp(a->bus, b->bus) == 0 && strcmp(a->boot, b->boot) == 0)
+				return true;
+		}
+	}
+	return false;
+}
+
+static psgd_status judge_shared(struct psgd_stack *stack, const struct told *all, uint32_t n)
+{
+	uint32_t one, other;
+
+	if (!find_shared(all, n, &one, &other))
+		return PSGD_OK;
+	psgd__text(stack->why_not_cuda, PSGD__WHY_BYTES,
+		"workers %u and %u are both on CUDA device %s: each needs one of its own", one,
+		other, all[one].bus);
+	if (wish_of(stack->config) == WISH_CUDA)
+		return refuse_cuda(stack, PSGD_ERR_UNSUPPORTED);
+	stack->on_cuda = false;
+	return PSGD_OK;
+}
+
 /* No transport carries both kinds, so one worker without a device has all go without. */
 static psgd_status judge(struct psgd_stack *stack, const struct told *all, uint32_t n)
 {
@@ -135,7 +169,7 @@ static psgd_status judge(struct psgd_stack *stack, const struct told *all, uint3
 	if (stack->on_cuda && n_cuda < n)
 		psgd__text(stack->why_not_cuda, PSGD__WHY_BYTES, "worker %u has none", cpu);
 	stack->on_cuda = n_cuda == n;
-	return PSGD_OK;
+	return stack->on_cuda ? judge_shared(stack, all, n) : PSGD_OK;
 }
 
 static psgd_status agree(struct psgd_stack *stack)
@@ -151,6 +185,8 @@ static psgd_status agree(struct psgd_stack *stack)
 		mine.major = stack->cuda.major;
 		mine.minor = stack->cuda.minor;
 		psgd__text(mine.name, sizeof(mine.name), "%s", stack->cuda.name);
+		psgd__text(mine.bus, sizeof(mine.bus), "%s", stack->cuda.bus);
+		psgd__boot_id(mine.boot);
 	}
 	psgd__text(mine.why_not, sizeof(mine.why_not), "%s", stack->why_not_cuda);
 	all = psgd__calloc(n, sizeof(*all));
@@ -172,8 +208,8 @@ static void tell(struct psgd_stack *stack)
 
 	if (stack->on_cuda)
 		psgd__stack_tell(stack, PSGD_LOG_INFO,
-			"device: cuda %u, %s (%u.%u), %.1f GiB; CUDA %u.%u",
-			stack->launch.local_rank, cuda->name, cuda->major, cuda->minor,
+			"device: cuda %u, %s (%u.%u), %.1f GiB; CUDA %u.%u", cuda->ordinal,
+			cuda->name, cuda->major, cuda->minor,
 			(double)cuda->memory_bytes / (1 << 30), cuda->runtime / 1000,
 			cuda->runtime % 1000 / 10);
 	/* Where there is no CUDA at all nobody has expected it. */
@@ -188,7 +224,7 @@ static psgd_status open_cuda(struct psgd_stack *stack)
 	char why[PSGD__WHY_BYTES] = "";
 	psgd_status status;
 
-	options.ordinal = stack->launch.local_rank;
+	options.ordinal = stack->cuda.ordinal;
 	options.module_dir = stack->settings.module_dir;
 	options.error = why;
 	options.error_bytes = sizeof(why);
@@ -215,6 +251,6 @@ const struct psgd_device *psgd_stack_device(const psgd_stack *stack)
 const struct psgd_cuda_device *psgd_stack_cuda(const psgd_stack *stack, uint32_t *ordinal)
 {
 	if (ordinal)
-		*ordinal = stack->on_cuda ? stack->launch.local_rank : 0;
+		*ordinal = stack->on_cuda ? stack->cuda.ordinal : 0;
 	return stack->on_cuda ? &stack->cuda : NULL;
 }

@@ -220,7 +220,7 @@ static psgd_status open_nccl(struct psgd_stack *stack, const struct psgd_oob *oo
 	options.module_dir = stack->settings.module_dir;
 	options.error = stack->text;
 	options.error_bytes = sizeof(stack->text);
-	options.ordinal = stack->launch.local_rank;
+	options.ordinal = stack->cuda.ordinal;
 	return psgd_transport_nccl(&options, &stack->network);
 }
 

@@ -3,7 +3,6 @@
  * is ready and which device it has, worker 0 also the id that NCCL knows this group by. Then a
  * first sum goes through, so that what cannot work is found here, and each tells how that went.
  */
-#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -23,7 +22,7 @@ struct introduction {
 	struct psgd__hello hello;
 	uint32_t version; /* of NCCL */
 	uint32_t reserved;
-	char boot[40]; /* names the kernel that its host runs now */
+	char boot[PSGD__BOOT_BYTES];
 	char host[64]; /* a name for messages */
 	char bus[PSGD__NCCL_BUS_BYTES];
 	struct psgd__nccl_id id; /* of worker 0 */
@@ -51,19 +50,11 @@ static psgd_status load_module(
 	return PSGD_OK;
 }
 
-/* Two containers on one host have two host names, and one kernel. */
 static void tell_host(struct introduction *mine)
 {
-	const int file = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-	ssize_t n = file < 0 ? -1 : read(file, mine->boot, sizeof(mine->boot) - 1);
-
-	if (file >= 0)
-		close(file);
+	psgd__boot_id(mine->boot);
 	if (gethostname(mine->host, sizeof(mine->host) - 1))
 		psgd__text(mine->host, sizeof(mine->host), "unknown");
-	if (n <= 0)
-		psgd__text(mine->boot, sizeof(mine->boot), "%.39s", mine->host);
-	mine->boot[strcspn(mine->boot, "\n")] = '\0';
 }
 
 /* All that can fail before the others are needed. */

@@ -301,6 +301,8 @@ START_TEST(no_device)
 		psgd_cuda_info(1, CUDA_MODULE_DIR, &info, &count, text, sizeof(text)), PSGD_OK);
 	ck_assert_str_eq(text, "");
 	ck_assert_str_ne(info.name, "");
+	ck_assert_uint_eq(info.ordinal, 1);
+	ck_assert_str_eq(info.bus, "0000:02:00");
 	ck_assert_uint_gt(info.memory_bytes, 0);
 	ck_assert_uint_eq(info.size, sizeof(info));
 	ck_assert_int_eq(psgd_cuda_info(0, CUDA_MODULE_DIR, NULL, NULL, NULL, 0), PSGD_ERR_INVALID);

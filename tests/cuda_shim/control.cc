@@ -35,6 +35,7 @@ void take_environment(Settings &s)
 	std::string kind = text.substr(0, colon);
 
 	s.devices = static_cast<int>(number("CUDA_SHIM_DEVICES", 1));
+	s.first = static_cast<int>(number("CUDA_VISIBLE_DEVICES", 0));
 	s.lazy = number("CUDA_SHIM_LAZY", 0) != 0;
 	s.fail_at = static_cast<uint64_t>(number("CUDA_SHIM_FAIL", 0));
 	s.lose_at = static_cast<uint64_t>(number("CUDA_SHIM_LOSE", 0));
@@ -168,6 +169,11 @@ void shim_reset(void)
 	shim::wake();
 }
 
+int shim_place(int device)
+{
+	return settings().first + device;
+}
+
 void shim_devices(int n)
 {
 	settings().devices = std::min(n, shim::kMaxDevices);
@@ -284,7 +290,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device)
 	prop->maxGridSize[1] = prop->maxGridSize[2] = 65535;
 	prop->major = 8;
 	prop->multiProcessorCount = shim::kMultiprocessors;
-	prop->pciBusID = device + 1;
+	prop->pciBusID = shim_place(device) + 1;
 	prop->asyncEngineCount = 2;
 	prop->memoryBusWidth = 5120;
 	prop->l2CacheSize = 40 << 20;
@@ -360,7 +366,7 @@ cudaError_t cudaDeviceGetPCIBusId(char *pciBusId, int len, int device)
 		return report(error);
 	if (len < 13)
 		return report(cudaErrorInvalidValue);
-	std::snprintf(pciBusId, static_cast<size_t>(len), "0000:%02X:00.0", device + 1);
+	std::snprintf(pciBusId, static_cast<size_t>(len), "0000:%02X:00.0", shim_place(device) + 1);
 	return cudaSuccess;
 }
 

@@ -60,7 +60,7 @@ void ncclComm::join(const std::string &name)
 
 		while (stalled(SHIM_NCCL_INIT) && !stop)
 			nap();
-		if (!mesh.connect(name, device, stop, devices)) {
+		if (!mesh.connect(name, shim_place(device), stop, devices)) {
 			if (!stop)
 				fail(ncclSystemError, "a worker left while others connected");
 			return;

@@ -45,7 +45,10 @@ enum shim_counter {
  */
 void shim_reset(void);
 
-/* CUDA_SHIM_DEVICES, 1 by default; 0: no device (error 100), -1: no driver (error 35). */
+/*
+ * CUDA_SHIM_DEVICES, 1 by default; 0: no device (error 100), -1: no driver (error 35). The first
+ * one is the host's of the number that CUDA_VISIBLE_DEVICES begins with.
+ */
 void shim_devices(int n);
 
 /* CUDA_SHIM_ORDER: forward (default), reverse, random or random:SEED. */

@@ -22,6 +22,8 @@ cudaError_t shim_no_device();
 
 /* The calling thread's. */
 int shim_device();
+/* What a device is on the host, whatever it is to this process: see shim_devices. */
+int shim_place(int device);
 
 void shim_tally(enum shim_counter counter, uint64_t n = 1);
 

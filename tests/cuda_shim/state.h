@@ -18,7 +18,7 @@ constexpr int kMultiprocessors = 8;
 constexpr size_t kSharedPerBlock = 48 << 10;
 
 struct Settings {
-	std::atomic<int> devices, order;
+	std::atomic<int> devices, first, order;
 	std::atomic<uint64_t> seed, fail_at, lose_at, calls;
 	std::atomic<bool> lazy;
 	std::atomic<size_t> memory;

@@ -15,6 +15,7 @@ static struct machine {
 	int has;
 	bool no_nccl, trainer_cannot, no_probe, opening_fails;
 	uint32_t count, local_size; /* 0: 1 */
+	uint32_t local_rank, bus;   /* bus 0: of its own */
 	/* what became of it */
 	unsigned n_asked, n_probed, n_lines;
 	bool on_cuda, ended_before_its_transport;
@@ -49,6 +50,8 @@ psgd_status psgd_cuda_info(uint32_t ordinal, const char *module_dir, struct psgd
 	out->driver = 13010;
 	out->major = 9;
 	out->memory_bytes = UINT64_C(80) << 30;
+	out->ordinal = ordinal;
+	snprintf(out->bus, sizeof(out->bus), "%u", m->bus ? m->bus : 16 * (me + 1) + ordinal);
 	snprintf(out->name, sizeof(out->name), "Model %c", m->has == CUDA ? 'A' : 'B');
 	return PSGD_OK;
 }
@@ -155,7 +158,7 @@ static void set_options(uint32_t worker, struct psgd_stack_options *options)
 	options->cuda = m->no_probe ? NULL : probe;
 	options->cuda_user = m;
 	if (m->local_size) {
-		set_number("LOCAL_RANK", 0);
+		set_number("LOCAL_RANK", m->local_rank);
 		set_number("LOCAL_WORLD_SIZE", m->local_size);
 	}
 }
@@ -350,6 +353,26 @@ START_TEST(models_that_differ)
 }
 END_TEST
 
+#define BOTH "workers 0 and 1 are both on CUDA device 7: each needs one of its own"
+
+/* What a launcher shows to a task is its own, unless another sees the same. */
+START_TEST(devices_of_tasks)
+{
+	struct machine each[] = {
+		{.has = CUDA, .local_size = 2}, {.has = CUDA, .local_size = 2, .local_rank = 1}};
+
+	setenv("CUDA_VISIBLE_DEVICES", "1", 1);
+	ask(2, "", each);
+	assert_trained(2, true, ON_A);
+	each[0].bus = each[1].bus = 7;
+	ask(2, "", each);
+	assert_trained(2, false, NOT BOTH);
+	ask(2, "device: cuda\n", each);
+	assert_refused(2, PSGD_ERR_UNSUPPORTED, "device: cuda: " BOTH);
+	unsetenv("CUDA_VISIBLE_DEVICES");
+}
+END_TEST
+
 /* One worker needs no NCCL, and its transport is none. */
 START_TEST(one_worker)
 {
@@ -447,6 +470,7 @@ static Suite *suite(void)
 		c, what_is_asked_for_is_not_there, 0, (int)(sizeof(lacking) / sizeof(lacking[0])));
 	tcase_add_test(c, kinds_that_differ);
 	tcase_add_test(c, models_that_differ);
+	tcase_add_test(c, devices_of_tasks);
 	tcase_add_test(c, one_worker);
 	tcase_add_test(c, a_device_does_not_open);
 	tcase_add_test(c, what_a_worker_could_have);

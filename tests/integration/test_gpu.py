@@ -65,11 +65,11 @@ class Gpu(unittest.TestCase):
         with open(self.at(name), 'w', encoding='utf-8') as file:
             file.write(text)
 
-    def start(self, *arguments, **variables):
+    def start(self, *arguments, command='run', **variables):
         environment = {k: v for k, v in os.environ.items() if not SAYS_SOMETHING.match(k)}
         environment.update({'PSGD_MODULE_PATH': self.at('modules'), 'CUDA_SHIM_DEVICES': '2',
                             'LD_LIBRARY_PATH': os.environ['SHIM']}, **variables)
-        return subprocess.Popen([PSGD, 'run', *arguments], cwd=self.folder, env=environment,
+        return subprocess.Popen([PSGD, command, *arguments], cwd=self.folder, env=environment,
                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT, text=True)
 
@@ -212,20 +212,65 @@ class Gpu(unittest.TestCase):
         self.assertIn('device: cuda 0, ', self.must('small.yaml', 'auto'))
         self.assertEqual(self.manifest('auto')['device']['kind'], 'cuda')
 
+    # ---- other commands ----
+
+    def test_bench_compress(self):
+        code, said = self.end(self.start(
+            'compress', '--device', 'cuda', '--ordinal', '1', '--model', 'mlp', '--ranks',
+            'dense,2', '--iterations', '1', '--json', 'out.json', command='bench'))
+        self.assertEqual(code, 0, said)
+        with open(self.at('out.json'), encoding='utf-8') as file:
+            said = json.load(file)
+        self.assertRegex(said['device'], '^cuda 1: ')
+        self.assertGreater(said['copy_gb_per_s'], 0)
+        self.assertEqual([row['rank'] for row in said['results']], [0, 2])
+        for row in said['results']:
+            self.assertGreater(row['floor_ms'], 0)
+            self.assertAlmostEqual(sum(row['phases'].values()), row['total_ms'], delta=1e-6)
+        code, said = self.end(self.start('compress', '--device', 'cuda', '--ordinal', '2',
+                                         command='bench'))
+        self.assertEqual((code, said),
+                         (5, 'psgd: bench: --device cuda: no CUDA device 2: there are 2\n'))
+
     # ---- peers ----
 
-    def start_pair(self, *arguments):
-        """Two nodes of one worker each, which both take device 0."""
+    def start_pair(self, *arguments, **variables):
+        """Two workers started by hand; {0} in a variable is the worker's number."""
         port = free_port()
         return [self.start('--rank', str(rank), '--world-size', '2', '--master-port', str(port),
-                           'small.yaml', f'save_dir=node{rank}', 'device=cuda', *arguments)
+                           'small.yaml', f'save_dir=node{rank}',
+                           *(argument.format(rank) for argument in arguments),
+                           **{name: text.format(rank) for name, text in variables.items()})
                 for rank in (0, 1)]
 
     def test_two_workers_on_one_device(self):
-        results = [self.end(process) for process in self.start_pair()]
-        for code, said in results:
-            self.assertEqual(code, 5, said)
-            self.assertRegex(said, r'(?s)worker [01].*device 0')
+        """As two nodes on one machine; or as tasks that a launcher shows the same device."""
+        for tasks in ({}, {'CUDA_SHIM_DEVICES': '1', 'CUDA_VISIBLE_DEVICES': '0'}):
+            local = ['--local-rank={0}'] if tasks else []
+            for process in self.start_pair('device=cuda', *local, **tasks):
+                code, said = self.end(process)
+                self.assertEqual(code, 5, said)
+                self.assertIn('workers 0 and 1 are both on CUDA device ', said)
+                shutil.rmtree(self.at('node0'), ignore_errors=True)
+        for process in self.start_pair():
+            code, said = self.end(process)
+            self.assertEqual(code, 0, said)
+            self.assertIn('device: cpu, not cuda: workers 0 and 1 are both on CUDA device ', said)
+
+    def test_each_task_sees_its_own_device(self):
+        tasks = {'CUDA_SHIM_DEVICES': '1', 'CUDA_VISIBLE_DEVICES': '{0}'}
+        for process in self.start_pair('device=cuda', '--local-rank={0}', **tasks):
+            code, said = self.end(process)
+            self.assertEqual(code, 0, said)
+            self.assertIn('device: cuda 0, ', said)
+
+    def test_workers_of_one_run_see_too_few(self):
+        one = {'CUDA_SHIM_DEVICES': '1', 'CUDA_VISIBLE_DEVICES': '0'}
+        code, said = self.run_two('small.yaml', 'few', 'device=cuda', **one)
+        self.assertEqual(code, 5, said)
+        self.assertRegex(said, 'CUDA_VISIBLE_DEVICES shows too few devices for 2 workers')
+        said = self.must('small.yaml', 'auto', **one)
+        self.assertEqual(said.count('device: cpu, not cuda: '), 1, said)
 
     def test_a_peer_that_is_killed(self):
         process = self.start('--standalone', '--nproc-per-node', '2', 'small.yaml',

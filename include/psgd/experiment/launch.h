@@ -36,9 +36,12 @@ PSGD_API psgd_status psgd_launch_resolve(const struct psgd_launch_flags *flags,
 /*
  * Whether this worker could compute on a CUDA device as far as machine and library go: the one
  * whose ordinal is the local rank, where every worker of the node has its own, and with NCCL if
- * there are other workers. *out: what the device is; runtime is 0 where there is not even the
- * module. error: the reason of a failure. module_dir as in psgd_device_cuda_options. Errors:
- * UNSUPPORTED (no device for this worker), INVALID, and those of psgd_cuda_info. Any thread.
+ * there are other workers. Where CUDA_VISIBLE_DEVICES shows this process fewer devices than the
+ * node has workers they are taken to be this worker's own, and it is the first: whether others see
+ * the same ones is for the workers to compare, by bus. *out: what the device is; runtime is 0 where
+ * there is not even the module. error: the reason of a failure. module_dir as in
+ * psgd_device_cuda_options. Errors: UNSUPPORTED (no device for this worker), INVALID, and those of
+ * psgd_cuda_info. Any thread.
  */
 PSGD_API psgd_status psgd_launch_cuda(const struct psgd_launch *launch, const char *module_dir,
 	struct psgd_cuda_device *out, char *error, size_t error_bytes);
