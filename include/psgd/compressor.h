@@ -122,8 +122,8 @@ struct psgd_powersgd_options {
 	uint64_t start_step; /* steps before this one are dense */
 	double min_ratio; /* compress if (n + m) * r * min_ratio < n * m; 0: 2; else at least 1 */
 	double eps;	  /* added to column norms when orthonormalizing; at least 0 */
-	uint32_t rank;	  /* of every tensor at first; 0: 1. See set_ranks for dense */
-	uint32_t flags;	  /* enum psgd_powersgd_flags */
+	uint32_t rank;	/* of every tensor at first; 0: 1, at most 1024. See set_ranks for dense */
+	uint32_t flags; /* enum psgd_powersgd_flags */
 };
 
 enum psgd_powersgd_flags {
@@ -140,8 +140,9 @@ PSGD_API psgd_status psgd_compressor_dense(struct psgd_compressor *out);
 /*
  * PowerSGD with error feedback and warm start (Vogels, Karimireddy, Jaggi, NeurIPS 2019): one step
  * of power iteration per optimizer step. Tensors that fail min_ratio travel dense in the message
- * of P. Device memory: one value per gradient value (the error), plus (n + m) * r per matrix.
- * On success *out is the caller's; on failure zeroed. Errors: INVALID, NOMEM. Any thread.
+ * of P; a rank above 1024 or what a shape can have is taken for that. Device memory: one value per
+ * gradient value (the error), plus (n + m) * r per matrix. On success *out is the caller's; on
+ * failure zeroed. Errors: INVALID, NOMEM. Any thread.
  */
 PSGD_API psgd_status psgd_compressor_powersgd(
 	const struct psgd_powersgd_options *options, struct psgd_compressor *out);

@@ -159,6 +159,17 @@ START_TEST(criterion_is_strict)
 }
 END_TEST
 
+/* More columns than can be rotated are not kept, and the criterion goes by those that are. */
+START_TEST(most_columns)
+{
+	struct psgd_tensor large = matrix(1, 2100, 2100);
+
+	ck_assert_int_eq(plan_of(&large, 1, 1024, 1.0, 0, 0).round[0].count, 2100 * 1024);
+	ck_assert_int_eq(plan_of(&large, 1, 1025, 1.0, 0, 0).round[0].count, 2100 * 1024);
+	ck_assert_int_eq(plan_of(&large, 1, UINT32_MAX - 1, 1.0, 0, 0).round[1].count, 2100 * 1024);
+}
+END_TEST
+
 START_TEST(start_phase_is_dense)
 {
 	struct psgd_tensor t = matrix(1, 40, 50);
@@ -365,6 +376,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, resnet18_bytes, 0, 3);
 	tcase_add_loop_test(c, lstm_bytes, 0, 3);
 	tcase_add_test(c, criterion_is_strict);
+	tcase_add_test(c, most_columns);
 	tcase_add_test(c, start_phase_is_dense);
 	tcase_add_test(c, shrink_keeps_the_leading_energy);
 	tcase_add_test(c, grow_appends_orthogonal_columns);
