@@ -21,11 +21,15 @@ def hook(state, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
 
 
 class State:
-    """What both ways have in common. model: a module or its DistributedDataParallel."""
-    def __init__(self, model, compressor, group=None):
+    """What both ways have in common. model: a module or its DistributedDataParallel. With a
+    controller the ranks are worker 0's to decide; step_info is what it is told of each step:
+    epoch, learning_rate, and epoch_end before the backward of an epoch's last step.
+    """
+    def __init__(self, model, compressor, group=None, controller=None):
         self.group = group if group is not None else dist.group.WORLD
         self.worker, self.n_workers = dist.get_rank(self.group), dist.get_world_size(self.group)
-        self.compressor = compressor
+        self.compressor, self.controller = compressor, controller
+        self.step_info = {}
         self.shapes = []
         self.ids = {}  # id(parameter): number in the order of the model, equal on all workers
         self.waiting = []  # buckets of this step, and the futures that DDP has for them
@@ -72,11 +76,12 @@ class State:
 
 class OwnTransport(State):
     """Messages go by the library's own Gloo transport, from its own threads."""
-    def __init__(self, model, compressor, group=None):
-        super().__init__(model, compressor, group)
+    def __init__(self, model, compressor, group=None, controller=None):
+        super().__init__(model, compressor, group, controller)
         self.transport = psgd.Gloo(self.allgather, self.worker, self.n_workers,
                                    interface=os.environ.get('GLOO_SOCKET_IFNAME'))
-        self.session = psgd.Session(self.shapes, compressor, transport=self.transport)
+        self.session = psgd.Session(self.shapes, compressor, transport=self.transport,
+                                    controller=controller)
 
     def allgather(self, block):
         blocks = [None] * self.n_workers
@@ -87,7 +92,7 @@ class OwnTransport(State):
         self.session.submit(grads)
 
     def finish(self):
-        return self.session.finish_step()
+        return self.session.finish_step(**self.step_info)
 
     def close(self):
         """Ends the session, on all workers; call it before destroy_process_group."""
@@ -96,11 +101,13 @@ class OwnTransport(State):
 
 
 class TorchCollectives(State):
-    """Messages go by torch.distributed. What a bucket computes runs in the calls of the hook."""
-    def __init__(self, model, compressor, group=None):
-        super().__init__(model, compressor, group)
+    """Messages go by torch.distributed. What a bucket computes runs in the calls of the hook. How
+    long messages take nobody knows then, so the cap of a controller cannot be live.
+    """
+    def __init__(self, model, compressor, group=None, controller=None):
+        super().__init__(model, compressor, group, controller)
         self.session = psgd.Session(self.shapes, compressor, worker=self.worker,
-                                    n_workers=self.n_workers)
+                                    n_workers=self.n_workers, controller=controller)
         self.running = []  # [exchange, its work under way or None], the oldest first
 
     def begin(self, grads):
@@ -109,7 +116,7 @@ class TorchCollectives(State):
 
     def finish(self):
         self.complete()
-        last, report = self.session.exchange_finish()
+        last, report = self.session.exchange_finish(**self.step_info)
         self.running.append([last, None])
         self.complete()
         return report
@@ -138,9 +145,13 @@ class TorchCollectives(State):
         return moved
 
     def start(self, collective):
-        """The collective as torch's, on the library's memory. Without a controller all are sums."""
-        dtype = {psgd.PSGD_F32: torch.float32, psgd.PSGD_F64: torch.float64}[collective.dtype]
+        """The collective as torch's, on the library's memory: a sum, or ranks from worker 0."""
+        dtype = {psgd.PSGD_F32: torch.float32, psgd.PSGD_F64: torch.float64,
+                 psgd.PSGD_U8: torch.uint8}[collective.dtype]
         tensor = torch.frombuffer(psgd.values_at(collective), dtype=dtype)
+        if collective.kind == psgd.PSGD_BROADCAST:
+            root = dist.get_global_rank(self.group, collective.root)
+            return dist.broadcast(tensor, root, group=self.group, async_op=True)
         return dist.all_reduce(tensor, group=self.group, async_op=True)
 
     def close(self):

@@ -18,6 +18,7 @@ import torch_hook  # noqa: E402
 import train_ddp  # noqa: E402
 
 SEED = 3
+EPOCH = 10  # steps
 
 
 def attach(case, model):
@@ -25,7 +26,8 @@ def attach(case, model):
         train_ddp.attach(case['hook'], model, case['ranks'][0] if case['ranks'] else None)
         return None
     compressor = psgd.powersgd(rank=case['ranks'][0]) if case['ranks'] else psgd.dense()
-    state = getattr(torch_hook, case['hook'])(model, compressor)
+    controller = psgd.rank_control(**case['control']) if 'control' in case else None
+    state = getattr(torch_hook, case['hook'])(model, compressor, controller=controller)
     model.register_comm_hook(state, torch_hook.hook)
     return state
 
@@ -45,13 +47,16 @@ def train(case):
     state = attach(case, model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     data = train_ddp.batches(dist.get_rank(), SEED)
-    seen = {'losses': [], 'buckets': [], 'payload': [], 'raw': []}
+    seen = {'losses': [], 'buckets': [], 'payload': [], 'raw': [], 'ranks': [], 'regimes': []}
     for step, rank in enumerate(steps_of(case)):
         if step == case.get('dies') and dist.get_rank() == 1:
             os._exit(9)
         if rank is not None:
             state.set_rank(rank)
         images, labels = next(data)
+        if 'control' in case:
+            state.step_info = {'epoch': step // EPOCH, 'learning_rate': 0.02,
+                               'epoch_end': step % EPOCH == EPOCH - 1}
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(images), labels)
         loss.backward()
@@ -61,6 +66,9 @@ def train(case):
             seen['buckets'].append(state.report.n_buckets)
             seen['payload'].append(state.report.payload_bytes)
             seen['raw'].append(state.report.raw_bytes)
+            seen['ranks'].append(state.report.rank_max)
+            if state.report.decided:
+                seen['regimes'].append(state.report.decision.regime.decode())
     values = nn.utils.parameters_to_vector(model.parameters()).detach().numpy()
     seen['parameters'] = hashlib.sha256(values.tobytes()).hexdigest()
     if state:

@@ -29,10 +29,19 @@ except ModuleNotFoundError as error:
 
 WORKERS, STEPS, RANKS = 2, 60, [4, 1, 2]
 SMALL, LARGE = 0.005, 1000  # MB: several buckets, one bucket
+EPOCHNORM = {
+    'cap': 'none', 'choice': 'epochnorm', 'min_rank': 1, 'max_rank': 4,
+    'epochnorm': {'force_max': 2, 'stride': 1, 'no_rank_cooldown': 1, 'threshold': 1e3}}
 CASES = {
     'own': {'hook': 'OwnTransport', 'ranks': RANKS, 'bucket_mb': SMALL},
     'torch_collectives': {'hook': 'TorchCollectives', 'ranks': RANKS, 'bucket_mb': SMALL},
     'copied': {'hook': 'OwnTransport', 'ranks': RANKS, 'bucket_mb': SMALL, 'views': False},
+    'adaptive': {'hook': 'OwnTransport', 'ranks': [4], 'bucket_mb': SMALL,
+                 'control': EPOCHNORM},
+    'torch_adaptive': {'hook': 'TorchCollectives', 'ranks': [4], 'bucket_mb': SMALL,
+                       'control': EPOCHNORM},
+    'live': {'hook': 'OwnTransport', 'ranks': [4], 'bucket_mb': SMALL, 'control': {
+        'cap': 'live', 'candidates': [1, 2, 4], 'live': {'max_exposed': 0.9}}},
     'own_dense': {'hook': 'OwnTransport', 'ranks': [], 'bucket_mb': SMALL},
     'torch_collectives_dense': {'hook': 'TorchCollectives', 'ranks': [], 'bucket_mb': SMALL},
     'no_hook': {'hook': 'dense', 'ranks': [], 'bucket_mb': SMALL},
@@ -119,6 +128,22 @@ class Training(unittest.TestCase):
                 self.assertEqual(sizes, [set(), set(), set()], 'one size a rank')
                 self.assertTrue(r1 < r2 < r4 < seen['raw'][0])
 
+    def test_a_controller_decides(self):
+        """Two epochs at the largest rank; then no change of the gradient is critical."""
+        for name in ('adaptive', 'torch_adaptive'):
+            for number, worker in enumerate(self.workers):
+                seen = worker[name]
+                self.assertEqual(seen['ranks'], [4] * 20 + [1] * 40)
+                self.assertEqual('force_max' in seen['regimes'], number == 0)
+                self.assertEqual('not_critical' in seen['regimes'], number == 0)
+        self.assert_close('adaptive', 'torch_adaptive')
+
+    def test_a_cap_follows_the_network(self):
+        first, other = (worker['live'] for worker in self.workers)
+        self.assertEqual(first['ranks'], other['ranks'])
+        self.assertLessEqual(set(first['ranks']), {1, 2, 4})
+        self.assertTrue(any(regime.startswith('link_') for regime in first['regimes']))
+
     def test_dense_sends_everything(self):
         for name in ('own_dense', 'torch_collectives_dense'):
             for worker in self.workers:
@@ -163,6 +188,10 @@ class Failures(unittest.TestCase):
     def test_errors_of_the_library_are_exceptions(self):
         with self.assertRaisesRegex(psgd.Error, 'invalid argument'):
             psgd.powersgd(min_ratio=-1.0)
+        with self.assertRaisesRegex(psgd.Error, 'min_rank is 9, above max_rank, which is 3'):
+            psgd.rank_control(min_rank=9, max_rank=3)
+        with self.assertRaisesRegex(psgd.Error, 'not supported'):
+            psgd.Session([(4, 8)], psgd.powersgd(), n_workers=2, controller=psgd.rank_control())
         session = psgd.Session([(4, 8)], psgd.dense(), n_workers=2)
         with self.assertRaisesRegex(psgd.Error, 'not supported'):
             session.set_ranks([1])
