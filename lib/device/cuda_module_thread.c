@@ -1,7 +1,8 @@
 /*
  * Which device is current in a thread. To set one gives the thread the device's context, and makes
  * that where there is none; so a thread that had no context must not be given one of the device
- * that it had by default: half a gigabyte of it, for each process of a machine.
+ * that it had by default: half a gigabyte of it, for each process of a machine. It has none again
+ * then, and the runtime decides, as before, on what it is to work when it says nothing.
  */
 #include <string.h>
 
