@@ -4,6 +4,7 @@
  */
 #include "control/control.h"
 
+#include <math.h>
 #include <pthread.h>
 
 /* What was handed over. */
@@ -130,8 +131,11 @@ static bool possible(const void *self, const void *data, size_t n)
 	bool any = false;
 
 	(void)n;
-	for (size_t i = 0; i < cal->candidates.n; i++)
+	for (size_t i = 0; i < cal->candidates.n; i++) {
+		if (!isfinite(m->share[i]))
+			return false;
 		any |= m->share[i] >= 0.0;
+	}
 	return m->best < cal->candidates.n && (any || !m->has_rows);
 }
 

@@ -403,6 +403,28 @@ START_TEST(negative_times)
 }
 END_TEST
 
+/* One share that is no number would be the fit of all. */
+START_TEST(shares_that_are_no_numbers)
+{
+	struct psgd_controller control = begun(PSGD_CAP_CALIBRATION, PSGD_CHOICE_MAX);
+	struct psgd_state_reader reader;
+	double *share, was;
+
+	run_whole(PSGD_CAP_CALIBRATION, PSGD_CHOICE_MAX);
+	reader = psgd__kept_reader(&whole.kept[40]);
+	share = array_of(&whole.kept[40], "control/calibration")->data;
+	was = share[1];
+	share[1] = NAN;
+	ck_assert_int_eq(control.ops->load(control.self, &reader), PSGD_ERR_MISMATCH);
+	share[1] = INFINITY;
+	ck_assert_int_eq(control.ops->load(control.self, &reader), PSGD_ERR_MISMATCH);
+	share[1] = was;
+	ck_assert_int_eq(control.ops->load(control.self, &reader), PSGD_OK);
+	psgd_controller_destroy(&control);
+	forget_whole();
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("state");
@@ -414,6 +436,7 @@ static Suite *suite(void)
 	tcase_add_test(t, other_tensors);
 	tcase_add_loop_test(t, other_layers, 0, 2);
 	tcase_add_test(t, negative_times);
+	tcase_add_test(t, shares_that_are_no_numbers);
 	suite_add_tcase(s, t);
 	return s;
 }
