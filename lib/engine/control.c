@@ -403,6 +403,7 @@ psgd_status psgd__step_end(psgd_session *s, const struct psgd_step_info *info, i
 {
 	struct psgd_report mine = PSGD_INIT(psgd_report);
 	struct psgd__record record;
+	psgd_status status = PSGD_OK;
 
 	*control = NULL;
 	pthread_mutex_lock(&s->lock);
@@ -424,7 +425,6 @@ psgd_status psgd__step_end(psgd_session *s, const struct psgd_step_info *info, i
 	mine.grad_sum_norm = NAN;
 	s->grad_sum_steps += record.in_grad_sum;
 	s->local_sum_steps += record.in_local_sum;
-	psgd_status status = PSGD_OK;
 	if (info->epoch_end && (s->options.flags & PSGD_SESSION_GRAD_SUM) && !s->trial.on)
 		status = psgd__grad_sum_norm(s, &mine.grad_sum_norm);
 	if (status >= 0)

@@ -92,7 +92,7 @@ struct psgd_exchange {
 	 * or the number of values of a sync.
 	 */
 	uint64_t signature;
-	struct psgd_exchange *carrier;	   /* whose caller runs the collective; see exchange.c */
+	struct psgd_exchange *carrier;	   /* whose caller runs the collective; see stepper.c */
 	struct psgd_collective collective; /* the last one handed out */
 	bool is_control;		   /* it counts as control bytes */
 
@@ -236,6 +236,8 @@ void psgd__queue_remove(psgd_session *s, struct psgd_exchange *x); /* takes the 
 psgd_status psgd__message_memory(psgd_session *s, size_t bytes, void **out);
 void psgd__message_release(psgd_session *s, void *memory);
 void psgd__message_trim(psgd_session *s); /* gives back what the step that ends did not use */
+
+/* setup.c */
 psgd_status psgd__session_setup(const struct psgd_tensor *tensors, size_t n_tensors,
 	const struct psgd_session_options *options, psgd_session **out);
 void psgd__session_teardown(psgd_session *s);
