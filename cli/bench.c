@@ -48,13 +48,14 @@ int cli_bench(int argc, char **argv)
 	static const struct argp argp = {
 		.parser = parse, .args_doc = "WHAT [OPTION...]", .doc = doc};
 	static char name[64];
+	bool compress;
 	int at = 0;
 
 	if (argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &at))
 		return CLI_USAGE;
 	argc -= at;
 	argv += at;
-	bool compress = strcmp(argv[0], "compress") == 0;
+	compress = strcmp(argv[0], "compress") == 0;
 	snprintf(name, sizeof(name), "psgd bench %s", argv[0]);
 	argv[0] = name;
 	cli_normalize_flags(argc, argv);

@@ -12,10 +12,6 @@
 #define MAX_RANKS 32
 #define MAX_RANK 1024
 #define MAX_THREADS 1024
-#define CLI_BENCH_OVER_CACHE                                                                       \
-	4 /* so many caches of other memory are used before a copy's turn comes again              \
-	   */
-
 /* Of a CUDA device: larger than what any of them has. */
 #define CUDA_CACHE_BYTES ((size_t)128 << 20)
 
@@ -75,8 +71,8 @@ struct arguments {
 	const char *model, *json;
 	const struct isa *isa;
 	bool cuda;
-	int64_t ordinal;
-	int64_t threads;
+	int64_t ordinal; /* -1: not given */
+	int64_t threads; /* 0: not given */
 	uint32_t ranks[MAX_RANKS];
 	size_t n_ranks;
 	int64_t iterations;
@@ -268,9 +264,10 @@ static void print_setting(const struct bench *b)
 	cli_bytes_text(gradients, sizeof(gradients), 4.0 * (double)b->model.n_values);
 	cli_bytes_text(cache, sizeof(cache), (double)b->rotation.cache_bytes);
 	cli_bytes_text(set, sizeof(set), (double)b->rotation.bytes);
-	printf("%s: %zu values in %zu tensors and %zu buckets, %s; %lld rounds\n",
+	printf("%s: %zu values in %zu tensors and %zu bucket%s, %s; %lld round%s\n",
 		b->arguments->model, b->model.n_values, b->model.n_tensors, b->model.n_buckets,
-		gradients, (long long)b->arguments->iterations);
+		b->model.n_buckets == 1 ? "" : "s", gradients, (long long)b->arguments->iterations,
+		b->arguments->iterations == 1 ? "" : "s");
 	if (b->arguments->cuda)
 		printf("%s, copies %.1f GB/s", b->device_name, b->copy_gb_per_s);
 	else
@@ -430,9 +427,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		argp_error(state, "'%s': no argument is expected", arg);
 		return 0;
 	case ARGP_KEY_END:
-		if (a->cuda && (a->threads > 1 || a->isa != isas))
+		if (a->cuda && (a->threads || a->isa != isas))
 			argp_error(
 				state, "--threads and --isa are of the CPU, not of --device cuda");
+		if (!a->cuda && a->ordinal >= 0)
+			argp_error(state, "--ordinal is of a CUDA device: add --device cuda");
+		a->threads = a->threads ? a->threads : 1;
+		a->ordinal = a->ordinal >= 0 ? a->ordinal : 0;
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -444,7 +445,7 @@ int cli_bench_compress(int argc, char **argv)
 	static const struct argp argp = {.options = flags, .parser = parse, .doc = doc};
 	struct arguments a = {.model = "resnet18",
 		.isa = isas,
-		.threads = 1,
+		.ordinal = -1,
 		.ranks = {1, 2, 4, 8, 16, 32},
 		.n_ranks = 6,
 		.iterations = 20};

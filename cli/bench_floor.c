@@ -10,7 +10,7 @@
 /* Written to, so that it is there. */
 static psgd_status take_memory(const struct psgd_device *device, size_t bytes, float **out)
 {
-	void *memory;
+	void *memory = NULL;
 	psgd_status status = device->ops->alloc(device->self, bytes, &memory);
 
 	*out = memory;

@@ -22,17 +22,15 @@ static const struct argp_option options[] = {
 
 static const char doc[] =
 	"Tests a device by the public interface of the library: memory and streams, and PowerSGD "
-	"on "
-	"random groups of matrices beside the plain C kernels of the CPU. What every worker "
-	"computes "
-	"for itself must have the same bits there, the rest is held against float64.\v"
+	"on random groups of matrices beside the plain C kernels of the CPU. What every worker "
+	"computes for itself must have the same bits there, the rest is held against float64.\v"
 	"Prints a line for each claim, in the form of TAP. Exit codes: 0 all hold, 1 some do not, "
-	"5 the "
-	"device is not there.";
+	"5 the device is not there.";
 
 struct arguments {
 	const char *device; /* NULL: auto */
-	int64_t ordinal, groups, seed;
+	int64_t ordinal;    /* -1: not given */
+	int64_t groups, seed;
 	bool json;
 };
 
@@ -135,12 +133,15 @@ static int open_cpu(uint32_t without, struct cli_side *side, char *name, size_t 
 /* name: of the device; where there is none, why. */
 static int open_tested(const struct arguments *a, struct cli_side *side, char *name, size_t bytes)
 {
+	uint32_t ordinal = a->ordinal < 0 ? 0 : (uint32_t)a->ordinal;
 	int code = CLI_ENVIRONMENT;
 
 	if (!a->device || strcmp(a->device, "cuda") == 0)
-		code = cli_open_cuda((uint32_t)a->ordinal, &side->device, name, bytes) == PSGD_OK
+		code = cli_open_cuda(ordinal, &side->device, name, bytes) == PSGD_OK
 			       ? CLI_OK
 			       : CLI_ENVIRONMENT;
+	if (code != CLI_OK && !a->device && !a->json)
+		printf("# not cuda: %s\n", name);
 	if (code != CLI_OK && (!a->device || strcmp(a->device, "cpu") == 0))
 		code = open_cpu(0, side, name, bytes);
 	if (code == CLI_OK && cli_side_is_async(side) &&
@@ -247,6 +248,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_ARG:
 		argp_error(state, "'%s': no argument is expected", arg);
 		return 0;
+	case ARGP_KEY_END:
+		/* Who names one wants no other device. */
+		if (a->ordinal >= 0 && a->device && strcmp(a->device, "cpu") == 0)
+			argp_error(state, "--ordinal is of a CUDA device, not of --device cpu");
+		if (a->ordinal >= 0)
+			a->device = "cuda";
+		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}
@@ -280,7 +288,7 @@ static int run(const struct arguments *a, struct cli_selftest *t)
 int cli_selftest(int argc, char **argv)
 {
 	static const struct argp argp = {.options = options, .parser = parse, .doc = doc};
-	struct arguments a = {.groups = 16, .seed = 1};
+	struct arguments a = {.ordinal = -1, .groups = 16, .seed = 1};
 	struct cli_selftest *t;
 	int code;
 

@@ -232,6 +232,10 @@ static const struct {
 		"psgd bench compress: --threads and --isa are of the CPU, not of --device cuda"},
 	{"bench compress --device cuda --threads 2",
 		"psgd bench compress: --threads and --isa are of the CPU, not of --device cuda"},
+	{"bench compress --ordinal 1",
+		"psgd bench compress: --ordinal is of a CUDA device: add --device cuda"},
+	{"selftest --device cpu --ordinal 1",
+		"psgd selftest: --ordinal is of a CUDA device, not of --device cpu"},
 	{"bench compress --floor", "psgd bench compress: unrecognized option '--floor'"},
 	{"bench allreduce -b 2",
 		"psgd bench allreduce: -b: '2' is not a size from 4 to 1024G, such "
@@ -263,7 +267,7 @@ START_TEST(bad_flags)
 	snprintf(line, sizeof(line), "%.*s", (int)strcspn(ended.err, "\n"), ended.err);
 	ck_assert_str_eq(line, refused[_i].message);
 	/* the rest is a sentence about --help, on as many lines as it needs */
-	ck_assert_ptr_eq(strstr(ended.err, "\nTry `psgd bench"), ended.err + strlen(line));
+	ck_assert_ptr_eq(strstr(ended.err, "\nTry `psgd "), ended.err + strlen(line));
 	ck_assert_str_eq(ended.out, "");
 	ck_assert_int_eq(ended.code, 2);
 }
