@@ -1,8 +1,12 @@
 /* psgd bench: times parts of the library on this machine. SPDX-License-Identifier: MIT */
 #include "bench.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static const char doc[] =
 	"Times parts of the library on this machine.\v"
@@ -33,6 +37,33 @@ void cli_bench_number(const char *flag, const char *text, int64_t min, int64_t m
 	if (!cli_parse_number(text, min, max, out))
 		argp_error(state, "%s: '%s' is not a whole number from %lld to %lld", flag, text,
 			(long long)min, (long long)max);
+}
+
+/* What is there is not opened: a pipe's reader would take that for the end. */
+bool cli_bench_writable(const char *path)
+{
+	struct stat st;
+	int fd, error = 0;
+
+	if (!path)
+		return true;
+	if (stat(path, &st) == 0) {
+		if (S_ISDIR(st.st_mode))
+			error = EISDIR;
+		else if (access(path, W_OK) != 0)
+			error = errno;
+	} else {
+		fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+		if (fd >= 0) {
+			close(fd);
+			unlink(path);
+		} else if (errno != EEXIST) { /* else a link to what is not there yet */
+			error = errno;
+		}
+	}
+	if (error)
+		cli_complain("bench: %s: %s", path, strerror(error));
+	return !error;
 }
 
 bool cli_bench_write(const json_t *root, const char *path)

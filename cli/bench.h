@@ -17,6 +17,9 @@ int cli_bench_allreduce(int argc, char **argv);
 void cli_bench_number(const char *flag, const char *text, int64_t min, int64_t max, int64_t *out,
 	struct argp_state *state);
 
+/* The file, if one is named, can be written, as far as that is known ahead; false: said why not. */
+bool cli_bench_writable(const char *path);
+
 /* Writes root to the file; false: said why not. */
 bool cli_bench_write(const json_t *root, const char *path);
 

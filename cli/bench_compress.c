@@ -455,6 +455,8 @@ int cli_bench_compress(int argc, char **argv)
 
 	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
 		return CLI_USAGE;
+	if (!cli_bench_writable(a.json))
+		return CLI_ENVIRONMENT;
 	code = run_bench(&b);
 	if (code == CLI_OK && a.json) {
 		root = to_json(&b);

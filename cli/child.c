@@ -62,6 +62,5 @@ int cli_in_child(const struct cli_held *held, int (*work)(void *user), void *use
 		_exit(CLI_FAILED);
 	cli_release_signals(held);
 	code = work(user);
-	fflush(stdout);
-	_exit(code);
+	_exit(cli_flush_output(code));
 }

@@ -59,6 +59,12 @@ void cli_strings_free(struct cli_strings *list);
 /* "psgd: " and a line on stderr. */
 void cli_complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/*
+ * Writes out what stdout still holds. Returns code; when something could not be written complains,
+ * and returns CLI_ENVIRONMENT in the place of CLI_OK.
+ */
+int cli_flush_output(int code);
+
 /* "3.1 MB"; 10^6 based. The buffer belongs to the caller. */
 const char *cli_bytes_text(char *to, size_t bytes, double value);
 

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <psgd/psgd.h>
 
@@ -78,6 +79,16 @@ static int unknown_command(const char *name)
 	return CLI_USAGE;
 }
 
+/* However the program ends, also after --help: what was not written is no success. */
+static void flush_at_exit(int code, void *user)
+{
+	int after = cli_flush_output(code);
+
+	(void)user;
+	if (after != code)
+		_exit(after);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct argp argp = {
@@ -87,6 +98,7 @@ int main(int argc, char **argv)
 
 	/* messages begin with the name that users type, wherever the program lies */
 	argv[0] = top;
+	on_exit(flush_at_exit, NULL);
 	argp_err_exit_status = CLI_USAGE;
 	argp_program_version_hook = print_version;
 	if (argc < 1 || argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &at))

@@ -124,6 +124,18 @@ void cli_complain(const char *format, ...)
 	fputc('\n', stderr);
 }
 
+int cli_flush_output(int code)
+{
+	bool lost = ferror(stdout) != 0;
+
+	errno = 0;
+	if (fflush(stdout) == 0 && !lost)
+		return code;
+	/* why an earlier write failed is not known any more */
+	cli_complain("standard output: %s", errno ? strerror(errno) : "cannot write all of it");
+	return code == CLI_OK ? CLI_ENVIRONMENT : code;
+}
+
 const char *cli_bytes_text(char *to, size_t bytes, double value)
 {
 	static const char *const units[] = {"B", "kB", "MB", "GB", "TB"};

@@ -14,7 +14,7 @@
 
 struct state {
 	double epoch, epochs, iteration, total, accuracy, test_accuracy, loss, rank, ms;
-	double compute_ms, compress_ms, comm_ms, decompress_ms, sent_bytes, eta_s;
+	double compute_ms, compress_ms, comm_ms, decompress_ms, sync_ms, sent_bytes, eta_s;
 };
 
 struct cli_progress {
@@ -23,11 +23,11 @@ struct cli_progress {
 	size_t used;
 	int64_t next_plain_ns;
 	int width;
-	bool any;     /* a line was understood */
-	bool live;    /* stdout is a terminal */
-	bool bold;    /* NO_COLOR is not set */
-	bool visible; /* the live line is on the screen */
-	bool stale;   /* last is newer than what was printed */
+	bool any;	   /* a line was understood */
+	bool live;	   /* stdout is a terminal */
+	bool bold;	   /* NO_COLOR is not set */
+	bool visible;	   /* the live line is on the screen */
+	char printed[512]; /* the last line of its own */
 };
 
 struct cli_progress *cli_progress_new(void)
@@ -62,8 +62,8 @@ static bool take(const char *line, size_t n, struct state *out)
 		{"total", &s.total}, {"accuracy", &s.accuracy}, {"test_accuracy", &s.test_accuracy},
 		{"loss", &s.loss}, {"rank", &s.rank}, {"ms", &s.ms}, {"compute_ms", &s.compute_ms},
 		{"compress_ms", &s.compress_ms}, {"comm_ms", &s.comm_ms},
-		{"decompress_ms", &s.decompress_ms}, {"sent_bytes", &s.sent_bytes},
-		{"eta_s", &s.eta_s}};
+		{"decompress_ms", &s.decompress_ms}, {"sync_ms", &s.sync_ms},
+		{"sent_bytes", &s.sent_bytes}, {"eta_s", &s.eta_s}};
 	bool ok = json_is_object(root);
 
 	for (size_t i = 0; ok && i < CLI_COUNT(fields); i++) {
@@ -103,8 +103,8 @@ static const char *ms(char to[16], double value)
  */
 static size_t compose(const struct state *s, int width, char *out, size_t bytes, size_t *rank_begin)
 {
-	char split[128], wire[40], loss[24];
-	char head[160], epochs[24] = "", test[24] = "", rank[24], sent[24], eta[24], t[5][16];
+	char split[160], wire[40], loss[24], sync[32];
+	char head[160], epochs[24] = "", test[24] = "", rank[24], sent[24], eta[24], t[6][16];
 	size_t rank_length;
 
 	if (s->epochs > 0)
@@ -114,12 +114,14 @@ static size_t compose(const struct state *s, int width, char *out, size_t bytes,
 	else
 		rank_length = (size_t)snprintf(rank, sizeof(rank), "dense");
 	for (int leave = 0; leave <= 4; leave++) {
-		split[0] = wire[0] = test[0] = loss[0] = '\0';
+		split[0] = wire[0] = test[0] = loss[0] = sync[0] = '\0';
+		if (s->sync_ms > 0)
+			snprintf(sync, sizeof(sync), " | sync %s", ms(t[5], s->sync_ms));
 		if (leave < 1)
 			snprintf(split, sizeof(split),
-				" (compute %s | compress %s | comm %s | decompress %s)",
+				" (compute %s | compress %s | comm %s | decompress %s%s)",
 				ms(t[1], s->compute_ms), ms(t[2], s->compress_ms),
-				ms(t[3], s->comm_ms), ms(t[4], s->decompress_ms));
+				ms(t[3], s->comm_ms), ms(t[4], s->decompress_ms), sync);
 		if (leave < 2)
 			snprintf(wire, sizeof(wire), "  wire %s/it",
 				cli_bytes_text(sent, sizeof(sent), s->sent_bytes));
@@ -164,9 +166,11 @@ static void print_plain(struct cli_progress *progress)
 	size_t begin;
 
 	compose(&progress->last, 0, text, sizeof(text), &begin);
+	if (strcmp(text, progress->printed) == 0)
+		return;
+	strcpy(progress->printed, text);
 	printf("%s\n", text);
 	fflush(stdout);
-	progress->stale = false;
 }
 
 void cli_progress_feed(struct cli_progress *progress, const char *bytes, size_t n)
@@ -186,7 +190,7 @@ void cli_progress_feed(struct cli_progress *progress, const char *bytes, size_t 
 	}
 	if (!fresh)
 		return;
-	progress->any = progress->stale = true;
+	progress->any = true;
 	if (progress->live) {
 		draw(progress);
 		return;
@@ -228,7 +232,7 @@ void cli_progress_end(struct cli_progress *progress)
 {
 	if (progress->live)
 		cli_progress_hide(progress);
-	if (progress->any && (progress->live || progress->stale))
+	if (progress->any)
 		print_plain(progress);
 }
 

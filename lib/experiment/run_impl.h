@@ -76,7 +76,7 @@ struct psgd__live {
 	/* Since the last progress line; the last window stays until the next iteration. */
 	bool told;
 	uint64_t n_window;
-	int64_t step_ns, compute_ns, encode_ns, wire_ns, decode_ns;
+	int64_t step_ns, compute_ns, encode_ns, wire_ns, decode_ns, sync_ns;
 	uint64_t payload_bytes, sent_bytes;
 };
 

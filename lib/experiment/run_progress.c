@@ -16,6 +16,7 @@ static void forget_window(struct psgd__live *live)
 	live->told = false;
 	live->n_window = live->payload_bytes = live->sent_bytes = 0;
 	live->step_ns = live->compute_ns = live->encode_ns = live->wire_ns = live->decode_ns = 0;
+	live->sync_ns = 0;
 }
 
 void psgd__live_see(struct psgd_run *run, const struct psgd_iteration_row *row,
@@ -51,6 +52,7 @@ void psgd__live_see(struct psgd_run *run, const struct psgd_iteration_row *row,
 	live->encode_ns += report->exposed_encode_ns;
 	live->wire_ns += report->exposed_wire_ns;
 	live->decode_ns += report->exposed_decode_ns;
+	live->sync_ns += report->sync_ns;
 	live->payload_bytes += report->payload_bytes;
 	live->sent_bytes += report->sent_bytes;
 }
@@ -107,7 +109,8 @@ static json_t *progress_line(const struct psgd_run *run)
 	const struct psgd__live *live = &run->live;
 
 	return json_pack(
-		"{s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o}",
+		"{s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, "
+		"s:o}",
 		"epoch", (json_int_t)live->epoch + 1, "epochs", (json_int_t)run->n_epochs,
 		"iteration", (json_int_t)live->iteration + 1, "total", (json_int_t)live->total,
 		"accuracy", psgd__json_number(live->accuracy), "loss",
@@ -116,7 +119,8 @@ static json_t *progress_line(const struct psgd_run *run)
 		mean_ms(live, live->step_ns), "compute_ms", mean_ms(live, live->compute_ns),
 		"compress_ms", mean_ms(live, live->encode_ns), "comm_ms",
 		mean_ms(live, live->wire_ns), "decompress_ms", mean_ms(live, live->decode_ns),
-		"payload_bytes", (json_int_t)(live->payload_bytes / live->n_window), "sent_bytes",
+		"sync_ms", mean_ms(live, live->sync_ns), "payload_bytes",
+		(json_int_t)(live->payload_bytes / live->n_window), "sent_bytes",
 		(json_int_t)(live->sent_bytes / live->n_window), "eta_s",
 		psgd__json_number(live->eta_s));
 }

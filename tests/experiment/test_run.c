@@ -468,7 +468,7 @@ START_TEST(progress_lines)
 {
 	static const char *const keys[] = {"epoch", "epochs", "iteration", "total", "accuracy",
 		"loss", "rank", "ms", "compute_ms", "compress_ms", "comm_ms", "decompress_ms",
-		"payload_bytes", "sent_bytes", "eta_s"};
+		"sync_ms", "payload_bytes", "sent_bytes", "eta_s"};
 	struct psgd_report report = a_report(0);
 	char text[8192] = "", *second;
 	psgd_run *run;
@@ -479,6 +479,7 @@ START_TEST(progress_lines)
 		ck_assert_int_eq(pipe(fds), 0);
 	else
 		ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+	report.sync_ns = 20700000;
 	run = open_with_progress(fds[1], 1);
 	for (uint64_t i = 0; i < 30; i++)
 		add_iteration(run, i, &report);
@@ -497,6 +498,7 @@ START_TEST(progress_lines)
 	ck_assert_int_eq(json_integer_value(json_object_get(value, "epochs")), 3);
 	ck_assert(fabs(json_number_value(json_object_get(value, "ms")) - 2000.000001) < 1e-5);
 	ck_assert_int_eq(json_integer_value(json_object_get(value, "payload_bytes")), 8000);
+	ck_assert(fabs(json_number_value(json_object_get(value, "sync_ms")) - 20.7) < 1e-5);
 	json_decref(value);
 	close(fds[0]);
 	close(fds[1]);

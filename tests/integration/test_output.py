@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""What psgd prints: lines of progress, and what becomes of output that cannot be written."""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, os.path.join(os.environ['PSGD_SOURCE'], 'tools'))
+import tap_unittest  # noqa: E402
+
+PSGD = os.environ['PSGD_BIN']
+CONFIG = '''
+model: {name: mlp}
+dataset: {name: synthetic, batch_size: 8, train_limit: 64, test_limit: 40}
+training: {epochs: 1, learning_rate: 0.1}
+'''
+STEP = {'epoch': 1, 'epochs': 2, 'iteration': 3, 'total': 8, 'accuracy': 50, 'loss': 1.5, 'rank': 4,
+        'ms': 45.2, 'compute_ms': 20.5, 'compress_ms': 1, 'comm_ms': 2, 'decompress_ms': 1,
+        'sent_bytes': 1000, 'eta_s': 4}
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.root = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.root)
+        self.write('a.yaml', CONFIG)
+
+    def write(self, path, text):
+        with open(os.path.join(self.root, path), 'w', encoding='utf-8') as file:
+            file.write(text)
+
+    def psgd(self, *arguments, out=subprocess.PIPE):
+        """Exit code, stdout and stderr."""
+        done = subprocess.run([PSGD, *arguments], cwd=self.root, stdin=subprocess.DEVNULL,
+                              stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+
+class Progress(Case):
+    def lines_of(self, step, script='tell'):
+        """What is printed of a trainer that tells this step."""
+        self.write('trainer.sh',
+                   f"tell() {{ echo '{json.dumps(step)}' >&$PSGD_PROGRESS_FD; }}\n{script}\n")
+        code, said, error = self.psgd('run', 'a.yaml', 'save_dir=s', '--standalone', '--',
+                                      'bash', 'trainer.sh')
+        self.assertEqual((code, error), (0, ''))
+        return re.findall(r'^epoch .*', said, re.M)
+
+    def test_parts_add_up(self):
+        line, = self.lines_of({**STEP, 'sync_ms': 20.7})
+        self.assertIn('45 ms/it (compute 20 | compress 1.0 | comm 2.0 | decompress 1.0 | sync 21)',
+                      line)
+
+    def test_no_sums_within_the_step(self):
+        for step in (STEP, {**STEP, 'sync_ms': 0}):
+            line, = self.lines_of(step)
+            self.assertIn('| decompress 1.0)', line)
+
+    def test_no_line_twice(self):
+        # A line of its own comes after 10 s at the earliest.
+        self.assertEqual(len(self.lines_of(STEP, 'sleep 10.2; tell; sleep 0.3; tell')), 1)
+
+
+class Unwritable(Case):
+    def refused(self, *arguments):
+        with open('/dev/full', 'w', encoding='utf-8') as full:
+            code, _, said = self.psgd(*arguments, out=full)
+        self.assertRegex(said, r'(?:\A|\n)psgd: standard output: .*\n\Z', arguments)
+        self.assertEqual(code, 5, arguments)
+
+    def test_standard_output(self):
+        for arguments in (['info'], ['info', '--json'], ['validate', 'a.yaml'], ['--help'],
+                          ['validate', '--json', 'a.yaml'], ['batch', 'a.yaml', '--list'],
+                          ['--version'], ['run', '--help'], ['run', 'a.yaml', '--dry-run'],
+                          ['net', 'test', '--standalone', '--nproc-per-node=2', '-b', '8', '-e', '8'],
+                          ['bench', 'compress', '--model=mlp', '--ranks=1', '--iterations=1']):
+            self.refused(*arguments)
+
+    def test_a_failure_keeps_its_code(self):
+        with open('/dev/full', 'w', encoding='utf-8') as full:
+            code, _, said = self.psgd('validate', 'a.yaml', 'none.yaml', out=full)
+        self.assertEqual(code, 2, said)
+
+    def test_no_output_is_no_failure(self):
+        done = subprocess.run(['bash', '-c', f'{PSGD} validate none.yaml >&-'], cwd=self.root,
+                              capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 2)
+        self.assertNotIn('standard output', done.stderr)
+
+    def test_results_before_they_are_measured(self):
+        os.mkdir(os.path.join(self.root, 'folder'))
+        for path in ('folder', 'nowhere/a.json'):
+            for bench in ('compress', 'allreduce'):
+                code, out, said = self.psgd('bench', bench, '--json', path)
+                self.assertEqual((code, out), (5, ''))
+                self.assertRegex(said, rf'\Apsgd.* {path}: .*\n\Z')
+        self.assertEqual(sorted(os.listdir(self.root)), ['a.yaml', 'folder'])
+
+
+if __name__ == '__main__':
+    tap_unittest.main()
