@@ -3,6 +3,7 @@
 
 #include <nvtx3/nvToolsExt.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "layers.h"
 
@@ -35,12 +36,31 @@ static bool is_out_of_memory(cudnnStatus_t result)
 	return result == CUDNN_STATUS_ALLOC_FAILED;
 }
 
+/* What cuDNN has to say of this thread's last failure, in one line. */
+static void find_reason(char *text, size_t bytes)
+{
+	text[0] = 0;
+#if CUDNN_MAJOR > 8
+	cudnnGetLastErrorString(text, bytes);
+	text[bytes - 1] = 0;
+	for (size_t i = strlen(text); i-- > 0;)
+		if (text[i] == '\n')
+			text[i] = text[i + 1] ? ' ' : 0;
+#else
+	(void)bytes;
+#endif
+}
+
 psgd_status cuda_check_dnn(cudnnStatus_t result, const char *what, struct image_error *error)
 {
+	char reason[256];
+
 	if (result == CUDNN_STATUS_SUCCESS)
 		return PSGD_OK;
+	find_reason(reason, sizeof(reason));
 	return image_fail(error, is_out_of_memory(result) ? PSGD_ERR_NOMEM : PSGD_ERR_DEVICE,
-		"cuDNN: %s: %s", what, cudnnGetErrorString(result));
+		"cuDNN: %s: %s%s%s", what, cudnnGetErrorString(result), reason[0] ? ": " : "",
+		reason);
 }
 
 /* Memory that is still in use must not be freed. */

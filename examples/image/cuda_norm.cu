@@ -31,14 +31,14 @@ static __device__ __forceinline__ float before_relu(
 }
 
 /*
- * Block (channel, part): a sum of two quantities over a part of a channel. Threads' sums meet in
+ * Block (part, channel): a sum of two quantities over a part of a channel. Threads' sums meet in
  * shared memory, first 32 at a time.
  */
 template <bool PRODUCTS> static __global__ void sums_kernel(struct cuda_norm norm, unsigned parts)
 {
 	PSGD_DYN_SHARED(double, shared);
-	unsigned channel = blockIdx.x, pixels = (unsigned)norm.pixels;
-	unsigned count = (unsigned)norm.n * pixels, begin = blockIdx.y * VALUES_OF_BLOCK;
+	unsigned part = blockIdx.x, channel = blockIdx.y, pixels = (unsigned)norm.pixels;
+	unsigned count = (unsigned)norm.n * pixels, begin = part * VALUES_OF_BLOCK;
 	unsigned end = min(begin + VALUES_OF_BLOCK, count);
 	double *second = shared + CUDA_THREADS;
 	float base = base_of(norm, channel), sum = 0.0f, product = 0.0f;
@@ -67,8 +67,8 @@ template <bool PRODUCTS> static __global__ void sums_kernel(struct cuda_norm nor
 			shared[0] += shared[k];
 			second[0] += second[k];
 		}
-		norm.parts[2 * (channel * parts + blockIdx.y)] = shared[0];
-		norm.parts[2 * (channel * parts + blockIdx.y) + 1] = second[0];
+		norm.parts[2 * (channel * parts + part)] = shared[0];
+		norm.parts[2 * (channel * parts + part) + 1] = second[0];
 	}
 }
 
@@ -193,7 +193,7 @@ static cudaError_t sums(const struct cuda_place *place, const struct cuda_norm &
 {
 	int parts = parts_of(norm.n, norm.pixels);
 
-	PSGD_LAUNCH((sums_kernel<PRODUCTS>), dim3((unsigned)norm.c, (unsigned)parts), CUDA_THREADS,
+	PSGD_LAUNCH((sums_kernel<PRODUCTS>), dim3((unsigned)parts, (unsigned)norm.c), CUDA_THREADS,
 		2 * CUDA_THREADS * sizeof(double), place->stream, norm, (unsigned)parts);
 	return cudaGetLastError();
 }

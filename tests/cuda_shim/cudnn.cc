@@ -5,6 +5,8 @@
  */
 #include <cudnn.h>
 
+#include <stdio.h>
+
 #include <mutex>
 #include <set>
 
@@ -38,6 +40,22 @@ extern "C" const char *cudnnGetErrorString(cudnnStatus_t status)
 		return "CUDNN_STATUS_EXECUTION_FAILED";
 	}
 	return "CUDNN_UNKNOWN_STATUS";
+}
+
+/* Of this thread's last call that failed; lines end as they do in the original. */
+static thread_local char last_error[96];
+
+static cudnnStatus_t refuse(cudnnStatus_t status)
+{
+	(void)snprintf(
+		last_error, sizeof(last_error), "refused by the emulation\n%d\n", (int)status);
+	return status;
+}
+
+extern "C" void cudnnGetLastErrorString(char *message, size_t max_size)
+{
+	(void)snprintf(message, max_size, "%s", last_error);
+	last_error[0] = 0;
 }
 
 /* Handles and descriptors that exist. */
@@ -245,12 +263,12 @@ cudnnStatus_t run(cudnnHandle_t handle, const conv_shape &s, conv_pass pass, con
 	span out = {out_begin, out_values * sizeof(float)}, workspace = {workspace_begin, bytes};
 
 	if (shim_fails())
-		return CUDNN_STATUS_EXECUTION_FAILED;
+		return refuse(CUDNN_STATUS_EXECUTION_FAILED);
 	if (!lives(handle) || !s.good() || !alpha || !beta || bytes < s.workspace() ||
 		!good_memory(a, b, out, workspace))
-		return CUDNN_STATUS_BAD_PARAM;
+		return refuse(CUDNN_STATUS_BAD_PARAM);
 	if (!supported || *(const float *)alpha != 1.0f || *(const float *)beta != 0.0f)
-		return CUDNN_STATUS_NOT_SUPPORTED;
+		return refuse(CUDNN_STATUS_NOT_SUPPORTED);
 	shim_tally(SHIM_DNN);
 	shim_tally(SHIM_TF32, s.conv.math != CUDNN_FMA_MATH);
 	if (!shim_enqueue(handle->stream, [=] {
@@ -261,7 +279,7 @@ cudnnStatus_t run(cudnnHandle_t handle, const conv_shape &s, conv_pass pass, con
 		    pass(s, (const float *)a.begin, (const float *)b.begin, (float *)out_begin,
 			    (float *)workspace_begin);
 	    }))
-		return CUDNN_STATUS_BAD_PARAM;
+		return refuse(CUDNN_STATUS_BAD_PARAM);
 	return CUDNN_STATUS_SUCCESS;
 }
 
@@ -302,7 +320,7 @@ cudnnStatus_t choose(cudnnHandle_t handle, const conv_shape &s, int wanted, int 
 	if (shim_fails())
 		return CUDNN_STATUS_INTERNAL_ERROR;
 	if (!lives(handle) || !s.good() || wanted < 1 || !found || !out)
-		return CUDNN_STATUS_BAD_PARAM;
+		return refuse(CUDNN_STATUS_BAD_PARAM);
 	for (*found = 0; *found < wanted && *found < 5; ++*found)
 		out[*found] = all[*found];
 	return CUDNN_STATUS_SUCCESS;
@@ -315,7 +333,7 @@ cudnnStatus_t workspace_of(cudnnHandle_t handle, const conv_shape &s, A algorith
 	if (shim_fails())
 		return CUDNN_STATUS_INTERNAL_ERROR;
 	if (!lives(handle) || !s.good() || !bytes)
-		return CUDNN_STATUS_BAD_PARAM;
+		return refuse(CUDNN_STATUS_BAD_PARAM);
 	if (algorithm == how.missing)
 		return CUDNN_STATUS_NOT_SUPPORTED_SHAPE;
 	*bytes = algorithm == how.large ? (size_t)1 << 40 : s.workspace();

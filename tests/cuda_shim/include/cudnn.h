@@ -77,6 +77,7 @@ SHIM_ALGORITHM(cudnnConvolutionBwdFilterAlgoPerf, cudnnConvolutionBwdFilterAlgo_
 #undef SHIM_ALGORITHM
 
 const char *cudnnGetErrorString(cudnnStatus_t status);
+void cudnnGetLastErrorString(char *message, size_t max_size);
 
 cudnnStatus_t cudnnCreate(cudnnHandle_t *handle);
 cudnnStatus_t cudnnDestroy(cudnnHandle_t handle);
