@@ -100,15 +100,22 @@ static psgd_status link_of(const struct psgd_config *config, const struct cli_pl
 	return status;
 }
 
-static json_t *notices(const struct psgd_config *config)
+/* The configuration's, and those of the trainer, if it has any. */
+static json_t *notices(const struct psgd_config *config, const json_t *answer)
 {
-	json_t *list = json_array();
+	json_t *list = json_array(), *line;
+	size_t i;
 
 	for (const char *at = psgd_config_notices(config); *at;) {
 		size_t n = strcspn(at, "\n");
 
 		json_array_append_new(list, json_stringn(at, n));
 		at += n + (at[n] != '\0');
+	}
+	json_array_foreach(json_object_get(answer, "notices"), i, line)
+	{
+		if (json_is_string(line))
+			json_array_append(list, line);
 	}
 	return list;
 }
@@ -156,7 +163,7 @@ static json_t *describe(const struct psgd_config *config, const struct cli_model
 		json_integer(model->sync_values * (json_int_t)sizeof(float) *
 			     (json_int_t)most_batches(config)));
 	json_object_set_new(plan, "rank_control", json_string(control));
-	json_object_set_new(plan, "notices", notices(config));
+	json_object_set_new(plan, "notices", notices(config, model->answer));
 	json_object_set_new(plan, "ranks", rows);
 	if (status == PSGD_OK)
 		status = plan_all(config, model, &device, &link, rows);

@@ -79,6 +79,14 @@ static psgd_status find_folder(const struct cifar_format *format, const char *ro
 			: "");
 }
 
+psgd_status cifar_find(
+	const struct cifar_format *format, const char *root, struct image_error *error)
+{
+	char folder[PATH_MAX];
+
+	return find_folder(format, root, folder, error);
+}
+
 static psgd_status batch_open(struct reader *reader, const char *path, int *out, size_t *records)
 {
 	size_t record = record_bytes(reader->format);

@@ -30,4 +30,8 @@ extern const struct cifar_format cifar10_format, cifar100_format;
 psgd_status cifar_read(const struct cifar_format *format, const char *root, size_t train_limit,
 	size_t test_limit, unsigned classes, struct data *out, struct image_error *error);
 
+/* Whether the first file is there. Errors: CONFIG. */
+psgd_status cifar_find(
+	const struct cifar_format *format, const char *root, struct image_error *error);
+
 #endif

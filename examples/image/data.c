@@ -1,6 +1,7 @@
 /* Data sets: where they are, and what is done to an image. SPDX-License-Identifier: MIT */
 #include "data.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
@@ -115,16 +116,17 @@ static psgd_status idx_load(const struct source *source, const struct psgd_confi
 	return status;
 }
 
+static const struct cifar_format *cifar_format(const struct source *source)
+{
+	return strcmp(source->name, cifar100_format.name) == 0 ? &cifar100_format : &cifar10_format;
+}
+
 static psgd_status cifar_load(const struct source *source, const struct psgd_config_dataset *config,
 	unsigned classes, uint64_t seed, struct data *out, struct image_error *error)
 {
-	const struct cifar_format *format = strcmp(source->name, cifar100_format.name) == 0
-						    ? &cifar100_format
-						    : &cifar10_format;
-
 	(void)seed;
-	return cifar_read(format, config->root ? config->root : source->root, config->train_limit,
-		config->test_limit, classes, out, error);
+	return cifar_read(cifar_format(source), config->root ? config->root : source->root,
+		config->train_limit, config->test_limit, classes, out, error);
 }
 
 static psgd_status synthetic_load(const struct source *source,
@@ -257,6 +259,25 @@ psgd_status data_image_shape(const struct psgd_config_dataset *config, struct im
 	if (!status)
 		*shape = (struct image_shape){header.rows, header.cols, 1};
 	return status;
+}
+
+psgd_status data_find(const struct psgd_config_dataset *config, struct image_error *error)
+{
+	const struct source *source;
+	const char *root;
+	char path[PATH_MAX];
+	psgd_status status = source_find(config->name, &source, error);
+
+	if (status || source->load == synthetic_load)
+		return status;
+	root = config->root ? config->root : source->root;
+	if (source->load == idx_load)
+		return find_file(source, root, "train-images-idx3-ubyte", path, error);
+	if (source->load == cifar_load)
+		return cifar_find(cifar_format(source), root, error);
+	if (access(root, R_OK | X_OK) == 0)
+		return PSGD_OK;
+	return image_fail(error, PSGD_ERR_CONFIG, "%s: %s", root, strerror(errno));
 }
 
 size_t image_values(const struct image_shape *shape)

@@ -44,6 +44,9 @@ void data_free(struct data *data);
 psgd_status data_image_shape(const struct psgd_config_dataset *config, struct image_shape *shape,
 	struct image_error *error);
 
+/* Whether the set's first file, or its folder, is on this machine. Errors: CONFIG. */
+psgd_status data_find(const struct psgd_config_dataset *config, struct image_error *error);
+
 size_t image_values(const struct image_shape *shape); /* rows * cols * channels */
 
 /* Samples in batch i of n in a row, `batch` in each but the last; 0: there is no such batch. */

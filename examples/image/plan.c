@@ -1,7 +1,10 @@
 /* A model's tensors as JSON. SPDX-License-Identifier: MIT */
 #include "plan.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <string.h>
+#include <unistd.h>
 
 #include <psgd/experiment/config.h>
 
@@ -42,6 +45,39 @@ static void print_buckets(FILE *out, const struct net *net)
 	fputs("],\n", out);
 }
 
+/* A line of text; what it holds of a path may be anything. */
+static void print_text(FILE *out, const char *text)
+{
+	fputc('"', out);
+	for (const char *c = text; *c; c++) {
+		if (*c == '"' || *c == '\\')
+			fprintf(out, "\\%c", *c);
+		else
+			fputc((unsigned char)*c < ' ' ? ' ' : *c, out);
+	}
+	fputc('"', out);
+}
+
+/* What a run would miss on this machine; it may be on those of the run. */
+static void print_notices(FILE *out, const struct psgd_config *config)
+{
+	struct image_error error = {""};
+	const char *weights = config->model.weights, *separator = "";
+
+	fputs("\"notices\": [", out);
+	if (data_find(&config->dataset, &error)) {
+		print_text(out, error.text);
+		separator = ", ";
+	}
+	if (weights && access(weights, R_OK) != 0) {
+		(void)image_fail(
+			&error, PSGD_ERR_IO, "model.weights: %s: %s", weights, strerror(errno));
+		fputs(separator, out);
+		print_text(out, error.text);
+	}
+	fputs("],\n", out);
+}
+
 psgd_status plan_print(FILE *out, const char *config_path, const char *const *overrides,
 	size_t n_overrides, struct image_error *error)
 {
@@ -64,6 +100,7 @@ psgd_status plan_print(FILE *out, const char *config_path, const char *const *ov
 	if (!status) {
 		print_tensors(out, &net);
 		print_buckets(out, &net);
+		print_notices(out, config);
 		fprintf(out, "\"sync_values\": %zu}\n",
 			config->model.sync_batchnorm ? net_sync_values(&net) : 0);
 		if (fflush(out) != 0 || ferror(out))

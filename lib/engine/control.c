@@ -276,10 +276,11 @@ static void say_clamped(psgd_session *s, const uint32_t *ranks)
 		if (!s->options.log || s->options.log_level < PSGD_LOG_INFO)
 			continue;
 		psgd__text(text, sizeof(text),
-			"r=%u is above what tensor %u (%s), %lld x %lld, can have: its matrix rank "
-			"is at most %lld",
-			ranks[i], t->id, t->name ? t->name : "no name", (long long)n, (long long)m,
-			(long long)most);
+			"note: tensor %u (%s), %lld x %lld, has r=%lld, the most that it can have, "
+			"where "
+			"the rank is r=%u",
+			t->id, t->name ? t->name : "no name", (long long)n, (long long)m,
+			(long long)most, ranks[i]);
 		s->options.log(s->options.log_user, PSGD_LOG_INFO, text);
 	}
 }

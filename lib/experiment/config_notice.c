@@ -151,6 +151,18 @@ static void network(const struct psgd_config *config, FILE *to)
 			"are 0");
 }
 
+/* An end at max_iterations is a trial's. */
+static void training(const struct psgd_config *config, FILE *to)
+{
+	const struct psgd_config_training *t = &config->training;
+
+	if (t->warmup_epochs > t->epochs)
+		fprintf(to,
+			"training.warmup_epochs: training ends in the warm-up, after %u of its %u "
+			"epochs\n",
+			t->epochs, t->warmup_epochs);
+}
+
 psgd_status psgd__config_notices(const struct psgd_config *config, char **out)
 {
 	const struct psgd_config_powersgd *p = &config->powerSGD;
@@ -159,6 +171,7 @@ psgd_status psgd__config_notices(const struct psgd_config *config, char **out)
 
 	if (!to)
 		return PSGD_ERR_NOMEM;
+	training(config, to);
 	if (p->batch_tensors_with_same_shape)
 		say(to, "powerSGD.batch_tensors_with_same_shape",
 			"nothing to change, the matrices of a bucket are always computed together");

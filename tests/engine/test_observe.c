@@ -539,9 +539,9 @@ static void count_log(void *user, enum psgd_log_level level, const char *text)
 	int *count = user;
 
 	ck_assert_int_eq(level, PSGD_LOG_INFO);
-	ck_assert_str_eq(text,
-		"r=9 is above what tensor 9 (no name), 6 x 200, can have: its matrix rank is at "
-		"most 6");
+	ck_assert_str_eq(text, "note: tensor 9 (no name), 6 x 200, has r=6, the most that it can "
+			       "have, where the rank "
+			       "is r=9");
 	++*count;
 }
 

@@ -126,6 +126,9 @@ START_TEST(notices)
 			"powerSGD.batch_tensors_with_same_shape: nothing to change, the matrices "
 			"of a bucket are always computed together\n"},
 		{"powerSGD.matrix_approximation_rank=3", ""},
+		{"training.warmup_epochs=3", "training.warmup_epochs: training ends in the "
+					     "warm-up, after 2 of its 3 epochs\n"},
+		{"training.warmup_epochs=2", ""},
 		{"device=cpu", ""},
 		{"allow_mixed=true", ""},
 		{"network_limits={enable: yes, loss_pct: 1}", ""},

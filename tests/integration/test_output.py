@@ -65,6 +65,37 @@ class Progress(Case):
         self.assertEqual(len(self.lines_of(STEP, 'sleep 10.2; tell; sleep 0.3; tell')), 1)
 
 
+class Elsewhere(Case):
+    """What is not on this machine is a note: it may be on those of the run."""
+
+    def notes(self, *overrides):
+        code, said, error = self.psgd('validate', 'a.yaml', *overrides)
+        self.assertEqual((code, error), (0, ''))
+        return re.findall(r'^  note: (.*)$', said, re.M)
+
+    def test_all_is_here(self):
+        self.assertEqual(self.notes(), [])
+
+    def test_data_sets(self):
+        for name, there in (('fashion-mnist', 'train-images-idx3-ubyte'), ('cifar10', 'data_batch_1.bin'),
+                            ('cifar100', 'train.bin'), ('imagenet', '')):
+            os.mkdir(os.path.join(self.root, name))
+            size = ['dataset.image_size=32'] if name == 'imagenet' else []
+            given = [f'dataset.name={name}', 'model.num_classes=100', *size]
+            note, = self.notes(*given, 'dataset.root=no "where"')
+            self.assertTrue(note.startswith('no "where"'), note)
+            if there:
+                self.assertEqual(len(self.notes(*given, f'dataset.root={name}')), 1)
+                self.write(f'{name}/{there}', '')
+            self.assertEqual(self.notes(*given, f'dataset.root={name}'), [])
+
+    def test_weights(self):
+        given = ['model.pretrained=true', 'model.weights=w']
+        self.assertEqual(self.notes(*given), ['model.weights: w: No such file or directory'])
+        self.write('w', '')
+        self.assertEqual(self.notes(*given), [])
+
+
 class Unwritable(Case):
     def refused(self, *arguments):
         with open('/dev/full', 'w', encoding='utf-8') as full:
