@@ -59,6 +59,9 @@ static psgd_status trainer_open(struct trainer *t, const struct psgd_device *dev
 	o.transport = transport;
 	o.worker = worker;
 	o.n_workers = n_workers;
+	/* As a run's worker 0 has it. */
+	if (!worker)
+		o.flags = PSGD_SESSION_GRAD_NORM | PSGD_SESSION_GRAD_SUM;
 	return psgd_session_open(tensors, N, &o, &t->session);
 }
 
@@ -181,19 +184,29 @@ static void finish(struct pair *p)
 		psgd_exchange_end(&p->x[w]);
 }
 
-/* Steps with ranks that change, one of them not finite; out: all gradients of both. */
-static void run_pair(const struct psgd_device *device, float **out, uint32_t *n_nonfinite)
+/* What came of it: all gradients of both, and what worker 0 reports. */
+struct outcome {
+	float *grads;
+	double norms[STEPS], sum_norm;
+	uint32_t n_nonfinite;
+};
+
+/* Steps with ranks that change, one of them not finite; the last ends an epoch. */
+static void run_pair(const struct psgd_device *device, struct outcome *out)
 {
 	static const uint32_t ranks[STEPS][N] = {
 		{2, 2, 2, 2}, {4, 0, 1, 3}, {0, 0, 5, 2}, {3, 3, 3, 3}};
 	struct pair p;
-	float *at = *out = malloc(STEPS * 2 * 2000 * sizeof(float));
+	float *at = out->grads = malloc(STEPS * 2 * 2000 * sizeof(float));
 
+	out->n_nonfinite = 0;
 	for (uint32_t w = 0; w < 2; w++)
 		ck_assert_int_eq(trainer_open(&p.t[w], device, NULL, w, 2), PSGD_OK);
 	for (int step = 0; step < STEPS; step++) {
 		struct psgd_report report = PSGD_INIT(psgd_report);
+		struct psgd_step_info info = PSGD_INIT(psgd_step_info);
 
+		info.epoch_end = step + 1 == STEPS;
 		for (uint32_t w = 0; w < 2; w++) {
 			ck_assert_int_eq(
 				psgd_session_set_ranks(p.t[w].session, ranks[step], N), PSGD_OK);
@@ -213,11 +226,13 @@ static void run_pair(const struct psgd_device *device, float **out, uint32_t *n_
 			finish(&p);
 		}
 		for (int w = 0; w < 2; w++)
-			ck_assert_int_eq(psgd_exchange_begin_finish(
-						 p.t[w].session, NULL, w ? NULL : &report, &p.x[w]),
+			ck_assert_int_eq(psgd_exchange_begin_finish(p.t[w].session, &info,
+						 w ? NULL : &report, &p.x[w]),
 				PSGD_OK);
 		finish(&p);
-		*n_nonfinite += report.n_nonfinite;
+		out->n_nonfinite += report.n_nonfinite;
+		out->norms[step] = report.grad_norm;
+		out->sum_norm = report.grad_sum_norm;
 		for (int i = 0; i < 2 * N; i++) {
 			ck_assert_int_eq(move(&p.t[i / N], at, p.t[i / N].grad[i % N],
 						 bytes_of(i % N), false),
@@ -229,20 +244,33 @@ static void run_pair(const struct psgd_device *device, float **out, uint32_t *n_
 		trainer_close(&p.t[w]);
 }
 
+/* Projections are not the CPU's bits, so norms are only about the same. */
+static bool same_norm(double got, double want, bool discarded)
+{
+	if (discarded)
+		return isnan(got) && isnan(want);
+	return want > 0 && fabs(got - want) <= 1e-4 * want;
+}
+
 START_TEST(means_are_the_cpus)
 {
 	struct psgd_device cpu, cuda;
-	uint32_t n_cpu = 0, n_cuda = 0;
-	float *want, *got;
+	struct outcome on_cpu, on_cuda;
+	const float *want, *got;
 	size_t at = 0;
 
 	take_order(_i);
 	ck_assert_int_eq(psgd_device_cpu(NULL, &cpu), PSGD_OK);
 	ck_assert_int_eq(open_cuda(&cuda, NULL, 0), PSGD_OK);
-	run_pair(&cpu, &want, &n_cpu);
-	run_pair(&cuda, &got, &n_cuda);
-	ck_assert_uint_eq(n_cpu, 1);
-	ck_assert_uint_eq(n_cuda, 1);
+	run_pair(&cpu, &on_cpu);
+	run_pair(&cuda, &on_cuda);
+	want = on_cpu.grads;
+	got = on_cuda.grads;
+	ck_assert_uint_eq(on_cpu.n_nonfinite, 1);
+	ck_assert_uint_eq(on_cuda.n_nonfinite, 1);
+	for (int step = 0; step < STEPS; step++)
+		ck_assert(same_norm(on_cuda.norms[step], on_cpu.norms[step], step == 2));
+	ck_assert(same_norm(on_cuda.sum_norm, on_cpu.sum_norm, false));
 	for (int k = 0; k < STEPS * 2 * N; k++) {
 		double error = 0, norm = 0;
 		bool lost = false;
@@ -258,8 +286,8 @@ START_TEST(means_are_the_cpus)
 			"step %d, worker %d, tensor %d: %g of %g", k / (2 * N), k / N % 2, k % N,
 			sqrt(error), sqrt(norm));
 	}
-	free(want);
-	free(got);
+	free(on_cpu.grads);
+	free(on_cuda.grads);
 	psgd_device_destroy(&cuda);
 	psgd_device_destroy(&cpu);
 	ck_assert_uint_eq(shim_leaks(), 0);
