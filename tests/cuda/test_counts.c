@@ -131,6 +131,42 @@ START_TEST(launches)
 }
 END_TEST
 
+/* What a run's worker 0 asks besides of the gradients of a bucket: their norm, and to add them up.
+ */
+START_TEST(observations)
+{
+	static const size_t counts[] = {1, 3, 200};
+	struct psgd__addend addends[MOST];
+	struct psgd__span spans[MOST];
+	struct devices d;
+	struct bucket b;
+
+	shim_reset();
+	devices_open(&d);
+	for (size_t i = 0; i < PSGD__COUNT(counts); i++) {
+		const struct psgd_kernels *kernels = d.cuda.ops->kernels;
+		uint64_t before;
+		double squares = 0.0;
+
+		bucket_new(&d, &b, counts[i], 280, 260, 2);
+		for (size_t k = 0; k < b.count; k++) {
+			spans[k] = (struct psgd__span){b.list[k].g, 280 * 260};
+			addends[k] = (struct psgd__addend){b.list[k].e, b.list[k].g, 280 * 260};
+		}
+		before = shim_count(SHIM_KERNELS);
+		ck_assert_int_eq(
+			kernels->accumulate(d.cuda.self, addends, b.count, d.stream), PSGD_OK);
+		ck_assert_int_eq(
+			kernels->sum_squares(d.cuda.self, spans, b.count, &squares, d.stream),
+			PSGD_OK);
+		ck_assert_uint_eq(shim_count(SHIM_KERNELS) - before, 2);
+		ck_assert_double_gt(squares, 0.0);
+		bucket_free(&d, &b);
+	}
+	devices_close(&d);
+}
+END_TEST
+
 /* Once the memory is there, steps take what is there. */
 START_TEST(no_more_allocations)
 {
@@ -200,6 +236,7 @@ static Suite *suite(void)
 
 	tcase_set_timeout(c, 120);
 	tcase_add_test(c, launches);
+	tcase_add_test(c, observations);
 	tcase_add_test(c, no_more_allocations);
 	tcase_add_test(c, bytes);
 	suite_add_tcase(s, c);
