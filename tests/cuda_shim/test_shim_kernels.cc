@@ -129,6 +129,7 @@ START_TEST(bad_pointers)
 
 		PSGD_LAUNCH(turn_around<true>, 1, 4, 16, nullptr, values);
 	}));
+#ifdef __x86_64__ /* others read what is not aligned */
 	ck_assert(dies([] {
 		Array<float> from(12), to(8);
 
@@ -137,6 +138,7 @@ START_TEST(bad_pointers)
 		cudaStreamSynchronize(nullptr);
 		_exit(0);
 	}));
+#endif
 }
 END_TEST
 

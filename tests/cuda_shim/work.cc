@@ -133,7 +133,7 @@ static void copy_now(void *to, Place to_place, size_t to_bytes, size_t to_pitch,
 
 /*
  * Pageable memory: what is copied from it is read before the call returns, what is copied to it is
- * there when it returns.
+ * there when it returns. Both count as a wait, since CUDA may wait.
  */
 static cudaError_t copy(void *to, size_t to_pitch, const void *from, Rows rows,
 	enum cudaMemcpyKind kind, cudaStream_t stream)
@@ -154,6 +154,8 @@ static cudaError_t copy(void *to, size_t to_pitch, const void *from, Rows rows,
 	if (!fits(to_place, from_place, kind))
 		return cudaErrorInvalidMemcpyDirection;
 	shim_tally(SHIM_COPIES);
+	if (to_place == Place::pageable || from_place == Place::pageable)
+		shim_tally(SHIM_SYNCS);
 	if (from_place == Place::pageable && to_place == Place::device) {
 		auto begin = static_cast<const char *>(from);
 		auto staged = std::make_shared<std::vector<char>>(rows.width * rows.height);
@@ -169,10 +171,8 @@ static cudaError_t copy(void *to, size_t to_pitch, const void *from, Rows rows,
 	cudaError_t error = put(stream,
 		[=] { copy_now(to, to_place, to_bytes, to_pitch, from, from_place, rows); });
 
-	if (!error && (to_place == Place::pageable || from_place == Place::pageable)) {
-		shim_tally(SHIM_SYNCS);
+	if (!error && (to_place == Place::pageable || from_place == Place::pageable))
 		shim_wait(stream);
-	}
 	return error;
 }
 
