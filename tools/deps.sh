@@ -31,6 +31,8 @@ packages=(
 test_packages=(
     # framework, checks of the tree, the second compiler
     check clang-14 clang-format-14
+    # numbers where the decimal point is a comma
+    locales
     # what shaping leaves on an interface, against what tc and ip say
     iproute2
     # the hook for PyTorch

@@ -1,28 +1,14 @@
 #include "experiment/config_private.h"
 
 #include <errno.h>
-#include <locale.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "experiment/c_locale.h"
 
 #define MOST_BYTES ((size_t)1 << 20)
 
 static const cyaml_config_t cyaml_config = {.mem_fn = cyaml_mem};
-
-psgd_status psgd__c_locale_enter(struct psgd__c_locale *locale)
-{
-	locale->ours = newlocale(LC_NUMERIC_MASK, "C", (locale_t)0);
-	if (!locale->ours)
-		return PSGD_ERR_NOMEM;
-	locale->before = uselocale((locale_t)locale->ours);
-	return PSGD_OK;
-}
-
-void psgd__c_locale_leave(struct psgd__c_locale *locale)
-{
-	uselocale((locale_t)locale->before);
-	freelocale((locale_t)locale->ours);
-}
 
 static psgd_status cannot_read(const char *path, int number, char *error, size_t error_bytes)
 {

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "experiment/c_locale.h"
 #include "experiment/config_private.h"
 
 /*

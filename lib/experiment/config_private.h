@@ -90,11 +90,4 @@ bool psgd__config_link_after(const struct psgd_config *config, unsigned n, struc
 bool psgd__config_kernel_link_after(
 	const struct psgd_config *config, unsigned n, struct psgd_link *out);
 
-/* Numbers in files have a decimal point whatever the program's locale is. */
-struct psgd__c_locale {
-	void *ours, *before;
-};
-psgd_status psgd__c_locale_enter(struct psgd__c_locale *locale);
-void psgd__c_locale_leave(struct psgd__c_locale *locale);
-
 #endif

@@ -1,6 +1,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "experiment/c_locale.h"
 #include "experiment/config_private.h"
 
 /* Who decides the rank of a run, in one line. */

@@ -17,7 +17,7 @@ json_t *psgd__json_number(double value)
 	return isfinite(value) ? json_real(value) : json_null();
 }
 
-json_t *psgd__json_rank(uint32_t rank)
+static json_t *json_rank(uint32_t rank)
 {
 	return rank == PSGD_RANK_DENSE ? json_string("dense") : json_integer(rank);
 }
@@ -159,8 +159,8 @@ static psgd_status event_rank(struct psgd_run *run, uint64_t epoch, uint64_t ste
 			  "s:o*}",
 			"time", psgd__unix_time(), "event", "rank", "step", (json_int_t)step,
 			"rank", (json_int_t)rank, "previous", previous, "cap",
-			decision ? psgd__json_rank(d->cap) : json_null(), "choice",
-			decision ? psgd__json_rank(d->choice) : json_null(), "regime",
+			decision ? json_rank(d->cap) : json_null(), "choice",
+			decision ? json_rank(d->choice) : json_null(), "regime",
 			psgd__json_text(d->regime), "value", psgd__json_number(d->value),
 			"threshold", psgd__json_number(d->threshold), "link_delay_us",
 			psgd__json_number(d->link_delay_ns / 1000), "link_mbps",

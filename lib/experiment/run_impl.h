@@ -129,7 +129,6 @@ psgd_status psgd__run_fail_write(struct psgd_run *run, const char *name);
 json_t *psgd__json_device(const struct psgd_cuda_device *cuda);
 /* Null for what is not finite; never NULL unless memory ends. */
 json_t *psgd__json_number(double value);
-json_t *psgd__json_rank(uint32_t rank);
 /* Also for text that is not UTF-8; NULL text gives null. */
 json_t *psgd__json_text(const char *text);
 double psgd__unix_time(void);

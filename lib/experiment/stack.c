@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "experiment/c_locale.h"
 #include "experiment/stack_impl.h"
 
 psgd_status psgd__stack_fail(struct psgd_stack *stack, psgd_status status, const char *format, ...)
@@ -57,12 +58,15 @@ static psgd_status get_number(
 	struct psgd_stack *stack, const char *name, double min, double max, double *out)
 {
 	const char *text = get_text(name);
+	struct psgd__c_locale locale;
 	char *end;
 
 	if (!text)
 		return PSGD_OK;
+	PSGD__TRY(psgd__c_locale_enter(&locale));
 	errno = 0;
 	*out = strtod(text, &end);
+	psgd__c_locale_leave(&locale);
 	if (*end || errno || !(*out >= min && *out <= max))
 		return psgd__stack_fail(stack, PSGD_ERR_CONFIG,
 			"%s is \"%.40s\", expected a number of %g to %g", name, text, min, max);

@@ -3,6 +3,7 @@
 
 #include "experiment/config_schema.h"
 #include "experiment/config_support.h"
+#include "support/locale.h"
 #include "support/suite.h"
 
 #define SAME_TEXT(a, b) ck_assert_str_eq(a, b)
@@ -201,6 +202,7 @@ START_TEST(numbers)
 	char override[80];
 	struct psgd_config *c;
 
+	use_decimal_comma();
 	write_text("t.yaml", SMALLEST);
 	for (size_t i = 0; i < sizeof(reals) / sizeof(reals[0]); i++) {
 		snprintf(override, sizeof(override), "training.learning_rate=%s", reals[i].text);

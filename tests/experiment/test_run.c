@@ -1,12 +1,12 @@
 /* What a run writes: exact formats, and the progress line. */
 #include <fcntl.h>
-#include <locale.h>
 #include <signal.h>
 #include <sys/socket.h>
 
 #include <psgd/tc.h>
 
 #include "experiment/run_support.h"
+#include "support/locale.h"
 
 START_TEST(layout)
 {
@@ -40,7 +40,7 @@ START_TEST(iteration_rows)
 	double memory;
 
 	/* A decimal comma in the program must not reach the file. */
-	setlocale(LC_ALL, "de_DE.UTF-8");
+	use_decimal_comma();
 	report.decided = 1;
 	report.decision.rank = 4;
 	report.decision.cap = PSGD_RANK_DENSE;

@@ -4,6 +4,7 @@
 
 #include "experiment/checkpoint_impl.h"
 #include "experiment/stack_support.h"
+#include "support/locale.h"
 
 static void replace(const char *name, const char *what, const char *with)
 {
@@ -232,6 +233,8 @@ static const struct {
 	{"PSGD_CONFIG", "missing.yaml", PSGD_ERR_CONFIG, "missing.yaml: cannot read"},
 	{"PSGD_RDZV_TIMEOUT", "5x", PSGD_ERR_CONFIG, "PSGD_RDZV_TIMEOUT is \"5x\""},
 	{"PSGD_RDZV_TIMEOUT", "-1", PSGD_ERR_CONFIG, "PSGD_RDZV_TIMEOUT is \"-1\""},
+	{"PSGD_RDZV_TIMEOUT", "20.5", PSGD_OK, ""},
+	{"PSGD_RDZV_TIMEOUT", "20,5", PSGD_ERR_CONFIG, "PSGD_RDZV_TIMEOUT is \"20,5\""},
 	{"PSGD_PROGRESS_FD", "three", PSGD_ERR_CONFIG, "PSGD_PROGRESS_FD is \"three\""},
 	{"RANK", "1", PSGD_ERR_CONFIG, "RANK 1 is out of range: WORLD_SIZE is 1"},
 	{"PSGD_TOKEN_FILE", "missing", PSGD_OK, ""},
@@ -302,6 +305,7 @@ START_TEST(bad_environment)
 		unsetenv(settings[_i].name);
 	options.error = error;
 	options.error_bytes = sizeof(error);
+	use_decimal_comma();
 	ck_assert_int_eq(psgd_stack_open(&options, &stack), settings[_i].status);
 	ck_assert_msg(strstr(error, settings[_i].text) != NULL, "%s", error);
 	psgd_stack_close(&stack, PSGD_OK, NULL);
