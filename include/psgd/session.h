@@ -103,7 +103,9 @@ PSGD_API psgd_status psgd_session_begin_step(psgd_session *session);
 /*
  * Hands a bucket over; returns at once. The values at grads[i].data belong to the library until
  * the bucket is done, and are the mean over the workers then; the bucket struct is copied. Every
- * worker submits the same buckets in the same order. ready: stream that the values are ready on.
+ * worker submits the same buckets in the same order: one that is new is compared first and a
+ * difference is named; a known one in another place ends in TIMEOUT, and over a transport without
+ * tags, as NCCL, in wrong sums, which check_every finds. ready: stream that the values are ready on.
  * On failure nothing was started. Errors: INVALID (unknown id, NULL data, twice in this step),
  * STATE (a session without a transport), NOMEM, DEVICE, or the failure that the session has.
  */

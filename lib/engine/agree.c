@@ -34,6 +34,9 @@ bool psgd__differing(const double *blocks, size_t block, size_t compared, uint32
 	return used > 0;
 }
 
+/* Ranks that wander over layers make new signatures without end. */
+#define MOST_KEPT 4096
+
 static bool agreed_before(const psgd_session *s, uint64_t hash)
 {
 	for (size_t i = s->n_seen; i-- > 0;) {
@@ -120,4 +123,11 @@ psgd_status psgd__agree_check(struct psgd_exchange *x)
 	PSGD__TRY(psgd__grow(&s->seen, &s->seen_capacity, s->n_seen + 1, sizeof(*s->seen)));
 	s->seen[s->n_seen++] = x->signature;
 	return PSGD_OK;
+}
+
+/* Within a step, workers learn of agreements at other moments; behind it all have the same. */
+void psgd__agree_forget(psgd_session *s)
+{
+	if (s->n_seen > MOST_KEPT)
+		s->n_seen = 0;
 }

@@ -438,6 +438,7 @@ psgd_status psgd__step_end(psgd_session *s, const struct psgd_step_info *info, i
 		status = psgd__grad_sum_reset(s);
 	psgd__record_free(&record);
 	psgd__message_trim(s);
+	psgd__agree_forget(s);
 	if (status >= 0 && !s->trial.on)
 		status = psgd__observe_prepare(s, s->step + 1, &s->observed);
 	if (status < 0) {

@@ -277,6 +277,8 @@ void psgd__device_release(struct psgd_exchange *x);
 psgd_status psgd__agree_prepare(struct psgd_exchange *x);
 psgd_status psgd__agree_send(struct psgd_exchange *x);
 psgd_status psgd__agree_check(struct psgd_exchange *x);
+/* Between two steps: when there are many, all are forgotten and agreed on anew. */
+void psgd__agree_forget(psgd_session *s);
 
 /* Names the workers whose block differs from worker 0's, "worker 1, worker 3"; false: none. */
 bool psgd__differing(const double *blocks, size_t block, size_t compared, uint32_t n_workers,

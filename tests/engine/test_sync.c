@@ -308,6 +308,58 @@ START_TEST(a_first_sum_of_another_size_is_named)
 }
 END_TEST
 
+#define SIZES 6000 /* of sums, all different: agreements that are made only once */
+
+/* The values of the state's array of agreements; -1: it has none. */
+static int64_t agreements_of(psgd_session *session)
+{
+	struct psgd__kept kept = {.n = 0};
+	struct psgd_state_writer writer = psgd__kept_writer(&kept);
+	int64_t found = -1;
+
+	if (psgd_session_save(session, &writer) != PSGD_OK)
+		return -2;
+	for (size_t i = 0; i < kept.n; i++) {
+		if (!strcmp(kept.arrays[i].array.name, "session/agreed"))
+			found = kept.arrays[i].array.dims[0];
+	}
+	psgd__kept_free(&kept);
+	return found;
+}
+
+static psgd_status many_sizes(struct member *me, void *user)
+{
+	float *values = calloc(SIZES, sizeof(*values));
+	psgd_status status = PSGD_OK;
+
+	(void)user;
+	for (size_t n = 1; n <= SIZES && status >= 0; n++) {
+		values[0] = values[n - 1] = 1;
+		status = psgd_session_sync(me->session, values, n);
+		if (status >= 0 && values[n - 1] != 2)
+			status = PSGD_ERR_INTERNAL;
+		values[n - 1] = 0;
+		if (status >= 0 && n % 100 == 0)
+			status = psgd_session_finish_step(me->session, NULL, NULL);
+	}
+	free(values);
+	if (status >= 0 && !(agreements_of(me->session) > 0 && agreements_of(me->session) < 4200))
+		status = PSGD_ERR_INTERNAL;
+	return status;
+}
+
+/* What was agreed on long ago does not make a session's state grow. */
+START_TEST(old_agreements_are_forgotten)
+{
+	struct team_options o = grads_team(NULL);
+	struct team team;
+
+	team_run(&team, 2, &o, many_sizes, NULL);
+	for (uint32_t w = 0; w < 2; w++)
+		ck_assert_msg(team.members[w].status == PSGD_OK, "%s", team.members[w].error);
+}
+END_TEST
+
 START_TEST(misuse)
 {
 	struct psgd_session_options o = PSGD_INIT(psgd_session_options);
@@ -337,6 +389,7 @@ static Suite *suite(void)
 	tcase_add_test(c, waits_are_counted_once);
 	tcase_add_test(c, another_size_is_named);
 	tcase_add_test(c, a_first_sum_of_another_size_is_named);
+	tcase_add_test(c, old_agreements_are_forgotten);
 	tcase_add_test(c, misuse);
 	suite_add_tcase(s, c);
 	return s;
