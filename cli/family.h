@@ -22,6 +22,9 @@ struct cli_start {
  */
 pid_t cli_start(const struct cli_start *start);
 
+/* Closes it if it is open; it is -1 then. */
+void cli_close_fd(int *fd);
+
 /* ---- family.c ---- */
 
 #define CLI_NO_CHILD SIZE_MAX

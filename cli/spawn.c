@@ -10,7 +10,7 @@
 #include "family.h"
 #include "run.h"
 
-static void close_fd(int *fd)
+void cli_close_fd(int *fd)
 {
 	if (*fd >= 0)
 		close(*fd);
@@ -32,6 +32,8 @@ static void become(const struct cli_start *start, pid_t parent)
 	dup2(null_fd, STDIN_FILENO);
 	dup2(start->out, STDOUT_FILENO);
 	dup2(start->err, STDERR_FILENO);
+	if (null_fd > STDERR_FILENO)
+		close(null_fd);
 	if (start->progress >= 0)
 		fcntl(start->progress, F_SETFD, 0);
 	if (start->folder && chdir(start->folder) < 0)
@@ -108,10 +110,10 @@ pid_t cli_spawn(const struct cli_job *job, size_t i, const sigset_t *mask, struc
 	saved = errno;
 	if (pipes) {
 		pipes->log = start.out;
-		close_fd(&start.err);
-		close_fd(&start.progress);
+		cli_close_fd(&start.err);
+		cli_close_fd(&start.progress);
 	} else {
-		close_fd(&start.out);
+		cli_close_fd(&start.out);
 	}
 	cli_strings_free(&environment);
 	errno = saved;

@@ -21,13 +21,6 @@ struct supervisor {
 	size_t used;
 };
 
-static void close_fd(int *fd)
-{
-	if (*fd >= 0)
-		close(*fd);
-	*fd = -1;
-}
-
 static uint32_t worker_of(const struct supervisor *s, size_t i)
 {
 	return s->job->workers[i].worker;
@@ -75,7 +68,7 @@ static void read_relay(struct supervisor *s)
 		else if (n < 0 && errno == EAGAIN)
 			return;
 		else
-			close_fd(&s->pipes.relay);
+			cli_close_fd(&s->pipes.relay);
 	}
 }
 
@@ -93,7 +86,7 @@ static void read_progress(struct supervisor *s)
 		else if (n < 0 && errno == EAGAIN)
 			return;
 		else
-			close_fd(&s->pipes.progress);
+			cli_close_fd(&s->pipes.progress);
 	}
 }
 
@@ -187,9 +180,9 @@ int cli_supervise(
 	/* signals still wait: nothing comes between the run and this */
 	if (cli_limits_remove(job->limits) != CLI_OK && code == CLI_OK)
 		code = CLI_ENVIRONMENT;
-	close_fd(&s.pipes.relay);
-	close_fd(&s.pipes.progress);
-	close_fd(&s.pipes.log);
+	cli_close_fd(&s.pipes.relay);
+	cli_close_fd(&s.pipes.progress);
+	cli_close_fd(&s.pipes.log);
 out:
 	cli_family_close(&s.workers);
 	return code;
