@@ -143,7 +143,10 @@ static inline psgd_status psgd_transport_nccl_comm(
 	memset(out, 0, sizeof(*out));
 	if (options)
 		o = *options;
-	status = psgd_nccl_result(ncclCommUserRank(comm, &worker), reason);
+	status = !comm || o.flags & ~(uint32_t)PSGD_NCCL_OWN || o.reserved ? PSGD_ERR_INVALID
+									   : PSGD_OK;
+	if (status == PSGD_OK)
+		status = psgd_nccl_result(ncclCommUserRank(comm, &worker), reason);
 	if (status == PSGD_OK)
 		status = psgd_nccl_result(ncclCommCount(comm, &n_workers), reason);
 	if (status == PSGD_OK)

@@ -101,13 +101,11 @@ PSGD_API psgd_status psgd_session_open(const struct psgd_tensor *tensors, size_t
 PSGD_API psgd_status psgd_session_begin_step(psgd_session *session);
 
 /*
- * Hands a bucket over; returns at once. The values at grads[i].data belong to the library until
- * the bucket is done, and are the mean over the workers then; the bucket struct is copied. Every
- * worker submits the same buckets in the same order: one that is new is compared first and a
- * difference is named; a known one in another place ends in TIMEOUT, and over a transport without
- * tags, as NCCL, in wrong sums, which check_every finds. ready: stream that the values are ready on.
- * On failure nothing was started. Errors: INVALID (unknown id, NULL data, twice in this step),
- * STATE (a session without a transport), NOMEM, DEVICE, or the failure that the session has.
+ * Hands a bucket over, which is copied. The values at grads[i].data belong to the library until
+ * the bucket is done, and are the mean over the workers then. All submit the same in the same order.
+ * A new one that differs is named; a known one in another place ends in TIMEOUT, over NCCL in wrong
+ * sums. ready: stream of the values. On failure nothing was started. Errors: INVALID (unknown id,
+ * NULL data, twice in this step), STATE (no transport), NOMEM, DEVICE, or the session's own.
  */
 PSGD_API psgd_status psgd_session_submit(psgd_session *session, const struct psgd_bucket *bucket,
 	psgd_stream ready, psgd_ticket *out);

@@ -270,6 +270,7 @@ static void say_clamped(psgd_session *s, const uint32_t *ranks)
 			psgd_tensor_matrix(t, &n, &m) < 0)
 			continue;
 		most = n < m ? n : m;
+		most = most < PSGD__MAX_ROTATE ? most : PSGD__MAX_ROTATE;
 		if (ranks[i] <= most)
 			continue;
 		s->said_clamped = true;

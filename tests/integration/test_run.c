@@ -318,6 +318,22 @@ START_TEST(leftovers_are_waited_for)
 }
 END_TEST
 
+/* A trainer has its three, and what it inherits on purpose: nothing of the supervisor's. */
+START_TEST(trainers_inherit_no_stray_descriptor)
+{
+	struct ended ended;
+	const char *text;
+
+	write_config("fixed.yaml", "4", fixed_rank);
+	write_text("list.sh", "ls -l /proc/$$/fd >list");
+	ended = run_psgd("run fixed.yaml --standalone save_dir=r -- sh list.sh", 30);
+	ck_assert_msg(ended.code == 0, "code %d: %s", ended.code, ended.err);
+	text = read_text("list");
+	ck_assert_ptr_nonnull(strstr(text, " 0 -> /dev/null"));
+	ck_assert_ptr_null(strstr(strstr(text, "/dev/null") + 1, "/dev/null"));
+}
+END_TEST
+
 START_TEST(signals_end_a_run)
 {
 	static const int numbers[] = {SIGINT, SIGTERM};
@@ -537,6 +553,7 @@ static Suite *suite(void)
 	tcase_add_test(c, killed_supervisor_leaves_nothing);
 	tcase_add_test(c, killed_and_at_once_again);
 	tcase_add_test(c, leftovers_are_waited_for);
+	tcase_add_test(c, trainers_inherit_no_stray_descriptor);
 	tcase_add_loop_test(c, signals_end_a_run, 0, 2);
 	tcase_add_test(c, finished_run_is_kept);
 	tcase_add_test(c, two_runs_do_not_share_a_folder);

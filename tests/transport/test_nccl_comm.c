@@ -151,6 +151,26 @@ START_TEST(test_failures)
 }
 END_TEST
 
+/* No communicator, a flag that is not known, a time that cannot be: said before NCCL is called. */
+START_TEST(test_arguments)
+{
+	struct rank r = {.n = 1, .blocking = true};
+	struct psgd_transport t = {.self = &r};
+	nccl_wrap wrap = wraps[_i];
+	char error[256] = "";
+	ncclComm_t comm;
+
+	ck_assert_int_eq(ncclGetUniqueId(&r.id), ncclSuccess);
+	comm = make(&r);
+	ck_assert_int_eq(wrap(NULL, 0, 0, NULL, error, &t), PSGD_ERR_INVALID);
+	ck_assert(error[0] && !t.ops && !t.self);
+	ck_assert_int_eq(wrap(comm, PSGD_NCCL_OWN | 1u << 7, 0, NULL, error, &t), PSGD_ERR_INVALID);
+	ck_assert_int_eq(wrap(comm, 0, -1, NULL, error, &t), PSGD_ERR_INVALID);
+	ck_assert_int_eq(ncclCommDestroy(comm), ncclSuccess);
+	require_no_leaks();
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *suite = suite_create("transport nccl comm");
@@ -160,6 +180,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, test_sums, 0, 4);
 	tcase_add_loop_test(c, test_stuck_in_call, 0, 2);
 	tcase_add_test(c, test_failures);
+	tcase_add_loop_test(c, test_arguments, 0, 2);
 	suite_add_tcase(suite, c);
 	return suite;
 }
