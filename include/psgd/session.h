@@ -102,7 +102,7 @@ PSGD_API psgd_status psgd_session_begin_step(psgd_session *session);
 
 /*
  * Hands a bucket over, which is copied. The values at grads[i].data belong to the library until
- * the bucket is done, and are the mean over the workers then. All submit the same in the same order.
+ * the bucket is done, and are the mean over the workers then. All submit alike, in the same order.
  * A new one that differs is named; a known one in another place ends in TIMEOUT, over NCCL in wrong
  * sums. ready: stream of the values. On failure nothing was started. Errors: INVALID (unknown id,
  * NULL data, twice in this step), STATE (no transport), NOMEM, DEVICE, or the session's own.
