@@ -42,8 +42,9 @@ static const char doc[] =
 	"Limits a network interface by the kernel's traffic control, until `psgd net clear'. "
 	"CONFIG "
 	"gives the limits of its network_limits, and flags change them.\v"
-	"What psgd put there before is replaced, unless a run that is alive did; what anybody else "
-	"put there is never touched. It needs CAP_NET_ADMIN.\n\n"
+	"What psgd put there before is replaced, unless a run that is alive did, and stays where "
+	"this kernel cannot do what is asked for; what anybody else put there is never touched. It "
+	"needs CAP_NET_ADMIN.\n\n"
 	"Exit codes: 0 ok, 2 usage or configuration, 5 no right to, nothing in the kernel for it, "
 	"or somebody else's limits are there.";
 

@@ -52,8 +52,9 @@ PSGD_API psgd_status psgd_tc_check(
 
 /*
  * Puts the link on the interface; what psgd has there is replaced, unless its owner is another
- * process and alive, or of another pid namespace, where that cannot be told. On failure everything
- * is as it was before, or as without psgd.
+ * process and alive, or of another pid namespace, where that cannot be told. What is replaced goes
+ * only after the try of psgd_tc_check. On failure everything is as it was before; or, where limits
+ * stood and putting the new ones failed half-way, as without psgd, and the text says so.
  * Errors: INVALID (options, no such owner, a link without rate, delay or loss, all frames lost),
  * UNSUPPORTED, IO (no such interface, netlink), STATE (somebody else's qdisc or owner), NOMEM.
  */

@@ -166,6 +166,27 @@ psgd_status psgd_tc_check(const struct psgd_tc_options *options, const struct ps
 	return end(&t, status);
 }
 
+/*
+ * In the place of what stands: first all of it elsewhere, so that what the kernel lacks is known
+ * while the old limits are still there.
+ */
+static psgd_status replace(
+	struct tc *t, const struct psgd__tc_found *found, const struct psgd__tc_plan *plan)
+{
+	char reason[REASON_BYTES];
+	psgd_status status;
+
+	PSGD__TRY(try_elsewhere(t, plan));
+	PSGD__TRY(t->module->clear(found, t->reason, sizeof(t->reason)));
+	status = t->module->apply(found, plan, t->reason, sizeof(t->reason));
+	if (status) {
+		psgd__text(reason, sizeof(reason), "%.400s; the limits that stood on %s are gone",
+			t->reason, found->name);
+		refuse(t, status, reason);
+	}
+	return status;
+}
+
 psgd_status psgd_tc_apply(const struct psgd_tc_options *options, const struct psgd_link *link)
 {
 	struct psgd__tc_found found = {.size = sizeof(found)};
@@ -176,8 +197,8 @@ psgd_status psgd_tc_apply(const struct psgd_tc_options *options, const struct ps
 	if (!status)
 		status = prepare(&t, link, &found, &plan);
 	if (!status && is_shaped(&found))
-		status = t.module->clear(&found, t.reason, sizeof(t.reason));
-	if (!status)
+		status = replace(&t, &found, &plan);
+	else if (!status)
 		status = t.module->apply(&found, &plan, t.reason, sizeof(t.reason));
 	return end(&t, status);
 }

@@ -1,5 +1,6 @@
 /* What shaping puts on an interface, what it leaves alone, and that nothing of it stays. */
 #include <math.h>
+#include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -262,6 +263,52 @@ START_TEST(test_change)
 }
 END_TEST
 
+/* What this kernel cannot do leaves the limits that stand. */
+START_TEST(test_refused_in_place)
+{
+	const struct psgd_tc_options o = left_options();
+	const struct psgd_link old =
+		link_of((struct psgd_link){.egress_bps = 100 * MBIT, .ingress_bps = 50 * MBIT});
+	const struct psgd_link delayed =
+		link_of((struct psgd_link){.egress_bps = 5 * MBIT, .delay_ns = 5 * MS});
+	char *before;
+
+	pair_make();
+	ck_assert_msg(psgd_tc_apply(&o, &old) == PSGD_OK, "%s", said);
+	before = left_everything();
+	if (pair_has_netem()) {
+		ck_assert_msg(psgd_tc_apply(&o, &delayed) == PSGD_OK, "%s", said);
+		ck_assert_uint_eq(left_show("left").link.egress_bps, 5 * MBIT);
+		free(before);
+		return;
+	}
+	ck_assert_int_eq(psgd_tc_apply(&o, &delayed), PSGD_ERR_UNSUPPORTED);
+	ck_assert_ptr_nonnull(strstr(said, "no netem (sch_netem)"));
+	ck_assert_ptr_null(strstr(said, "are gone"));
+	left_same(before, left_everything());
+	ck_assert_uint_eq(left_show("left").link.egress_bps, 100 * MBIT);
+}
+END_TEST
+
+/* Only the interface itself shows that its psgdN cannot be made: what stood is gone, and said. */
+START_TEST(test_failed_half_way)
+{
+	const struct psgd_tc_options o = left_options();
+	const struct psgd_link link = link_of((struct psgd_link){.egress_bps = 100 * MBIT});
+	unsigned index;
+
+	pair_make();
+	index = if_nametoindex("left");
+	ck_assert_msg(psgd_tc_apply(&o, &link) == PSGD_OK, "%s", said);
+	pair_run("ip link set psgd%u down", index);
+	pair_run("ip link set psgd%u name aside", index);
+	pair_run("ip link add psgd%u type veth peer name beside", index);
+	ck_assert_int_eq(psgd_tc_apply(&o, &link), PSGD_ERR_STATE);
+	ck_assert_ptr_nonnull(strstr(said, "the limits that stood on left are gone"));
+	ck_assert_uint_eq(left_show("left").shaped, 0);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("net_state");
@@ -276,6 +323,8 @@ int main(void)
 	tcase_add_test(tcase, test_foreign_beside);
 	tcase_add_test(tcase, test_delay);
 	tcase_add_test(tcase, test_change);
+	tcase_add_test(tcase, test_refused_in_place);
+	tcase_add_test(tcase, test_failed_half_way);
 	suite_add_tcase(suite, tcase);
 	return run_suite(suite);
 }
