@@ -44,9 +44,10 @@ static psgd_status read_whole(int fd, struct psgd__token *token)
 			return PSGD_OK;
 		token->bytes += (size_t)n;
 	}
-	return read(fd, &more, 1) == 0 ? PSGD_OK : PSGD_ERR_AUTH;
+	return read(fd, &more, 1) == 0 ? PSGD_OK : PSGD_ERR_CONFIG;
 }
 
+/* A file that cannot be one's token is a wrong setting, whatever is wrong with it: CONFIG. */
 static psgd_status read_checked(
 	int fd, const char *path, struct psgd__token *out, char *error, size_t error_bytes)
 {
@@ -55,30 +56,30 @@ static psgd_status read_checked(
 
 	if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
 		psgd__text(error, error_bytes, "token file %s is no regular file", path);
-		return PSGD_ERR_AUTH;
+		return PSGD_ERR_CONFIG;
 	}
 	if (info.st_mode & (S_IRWXG | S_IRWXO)) {
 		psgd__text(error, error_bytes,
 			"token file %s is open to other users (mode %04o): chmod 600 it", path,
 			(unsigned)(info.st_mode & 07777));
-		return PSGD_ERR_AUTH;
+		return PSGD_ERR_CONFIG;
 	}
 	status = read_whole(fd, out);
 	if (status == PSGD_ERR_IO) {
 		psgd__text(error, error_bytes, "cannot read token file %s: %s", path,
 			strerrordesc_np(errno));
-		return status;
+		return PSGD_ERR_CONFIG;
 	}
 	if (status) {
 		psgd__text(error, error_bytes, "token file %s is longer than %d bytes", path,
 			PSGD__TOKEN_MAX);
-		return status;
+		return PSGD_ERR_CONFIG;
 	}
 	trim(out);
 	if (out->bytes < PSGD__TOKEN_MIN) {
 		psgd__text(error, error_bytes, "token file %s is too short: %zu bytes, at least %d",
 			path, out->bytes, PSGD__TOKEN_MIN);
-		return PSGD_ERR_AUTH;
+		return PSGD_ERR_CONFIG;
 	}
 	return PSGD_OK;
 }
@@ -93,7 +94,7 @@ psgd_status psgd__token_read(
 	if (fd < 0) {
 		psgd__text(error, error_bytes, "cannot open token file %s: %s", path,
 			strerrordesc_np(errno));
-		return PSGD_ERR_IO;
+		return PSGD_ERR_CONFIG;
 	}
 	status = read_checked(fd, path, out, error, error_bytes);
 	close(fd);

@@ -223,11 +223,11 @@ START_TEST(bad_token_files)
 	start(&worker);
 	join(&worker);
 	unlink(path);
-	ck_assert_int_eq(worker.status, PSGD_ERR_AUTH);
+	ck_assert_int_eq(worker.status, PSGD_ERR_CONFIG);
 	ck_assert_ptr_nonnull(strstr(worker.error, bad_tokens[_i].error));
 	start(&worker);
 	join(&worker);
-	ck_assert_int_eq(worker.status, PSGD_ERR_IO);
+	ck_assert_int_eq(worker.status, PSGD_ERR_CONFIG);
 	ck_assert_ptr_nonnull(strstr(worker.error, "No such file or directory"));
 }
 END_TEST

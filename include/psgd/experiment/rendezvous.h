@@ -25,8 +25,9 @@ struct psgd_rendezvous_options {
  * before or after. With a token both sides prove that they have it (HMAC-SHA256 over fresh
  * nonces). Frames are bounded; everything has a deadline.
  * On success *out is ended by psgd_rendezvous_close. Errors, with text naming address, worker and
- * deadline: INVALID, IO (port in use, address not ours), TIMEOUT (who is missing), AUTH, MISMATCH
- * (world sizes or library versions differ, a worker number twice), PEER_LOST, NOMEM.
+ * deadline: INVALID, CONFIG (the token file cannot be read, is open to others, too short or too
+ * long), IO (port in use, address not ours), TIMEOUT (who is missing), AUTH (the tokens differ),
+ * MISMATCH (world sizes or library versions differ, a worker number twice), PEER_LOST, NOMEM.
  */
 PSGD_API psgd_status psgd_rendezvous_open(
 	const struct psgd_rendezvous_options *options, psgd_rendezvous **out);
