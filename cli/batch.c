@@ -47,6 +47,7 @@ struct arguments {
 	struct cli_place place;
 	struct cli_strings overrides;
 	const char *what, *start_from;
+	const char *worker; /* its number, after WHAT */
 	bool list, resume, keep_going, smoke, overwrite;
 };
 
@@ -59,9 +60,10 @@ static void positional(struct arguments *a, char *arg, struct argp_state *state)
 		cli_strings_add(&a->overrides, "%s", arg);
 	else if (!a->what)
 		a->what = arg;
-	else if (a->place.identity.rank < 0 && cli_parse_number(arg, 0, 4095, &rank))
+	else if (a->place.identity.rank < 0 && cli_parse_number(arg, 0, 4095, &rank)) {
 		a->place.identity.rank = rank;
-	else if (a->place.identity.rank >= 0 && !a->start_from)
+		a->worker = arg;
+	} else if (a->place.identity.rank >= 0 && !a->start_from)
 		a->start_from = arg;
 	else
 		argp_error(state, "'%s' is neither key=value nor a worker's number", arg);
@@ -133,7 +135,7 @@ static int adopt_variables(struct arguments *a)
 		return CLI_USAGE;
 	}
 	/* with a worker's number of its own it says the rest of the identity */
-	if (size && id->rank >= 0 && id->world_size < 0 && !variable("RANK") &&
+	if (size && id->rank >= 0 && id->world_size < 0 && (a->worker || !variable("RANK")) &&
 		!cli_parse_number(size, 1, 4096, &id->world_size)) {
 		cli_complain("WORLD_SIZE is '%s', expected 1 to 4096", size);
 		return CLI_USAGE;
@@ -164,12 +166,34 @@ static int find_start(struct batch_campaign *campaign, const char *start_from)
 	return CLI_USAGE;
 }
 
+/* In the words that the user has written. */
+static int check_worker(const struct arguments *a)
+{
+	const struct cli_identity *id = &a->place.identity;
+
+	if (!a->worker || id->standalone || id->nnodes >= 0 || id->nproc_per_node >= 0 ||
+		(id->world_size > id->rank))
+		return CLI_OK;
+	if (id->world_size < 0)
+		cli_complain("'%s' after %s is a worker's number: set WORLD_SIZE, or give "
+			     "--world-size",
+			a->worker, a->what);
+	else
+		cli_complain("'%s' after %s is a worker's number, and there are %lld workers "
+			     "(0 .. %lld)",
+			a->worker, a->what, (long long)id->world_size,
+			(long long)id->world_size - 1);
+	return CLI_USAGE;
+}
+
 static int prepare(struct arguments *a, struct batch_campaign *campaign)
 {
 	char error[CLI_ERROR_BYTES] = "";
 	psgd_status status;
 	int code = adopt_variables(a);
 
+	if (code == CLI_OK)
+		code = check_worker(a);
 	if (code == CLI_OK)
 		code = batch_list_read(a->what, &a->overrides, &campaign->list);
 	if (code == CLI_OK)

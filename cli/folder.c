@@ -2,14 +2,11 @@
 #include <dirent.h>
 #include <errno.h>
 #include <ftw.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <psgd/experiment/run.h>
 
 #include "run.h"
 
@@ -109,35 +106,4 @@ static int remove_entry(const char *path, const struct stat *st, int type, struc
 void cli_remove_tree(const char *path)
 {
 	nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
-}
-
-static bool write_json(const json_t *value, const char *path)
-{
-	FILE *file = fopen(path, "we");
-	bool ok = file && json_dumpf(value, file, JSON_INDENT(2) | JSON_REAL_PRECISION(16)) == 0 &&
-		  fputc('\n', file) != EOF;
-
-	return file && fclose(file) == 0 && ok;
-}
-
-void cli_mark_failed(const char *run_dir, const char *reason)
-{
-	char state[32], path[PATH_MAX + 32], temporary[PATH_MAX + 32];
-	json_t *status;
-
-	if (psgd_run_state(run_dir, state, sizeof(state)) != PSGD_OK ||
-		strcmp(state, "finished") == 0 || strcmp(state, "failed") == 0)
-		return;
-	snprintf(path, sizeof(path), "%s/status.json", run_dir);
-	snprintf(temporary, sizeof(temporary), "%s/status.json.psgd", run_dir);
-	status = json_load_file(path, 0, NULL);
-	if (!json_is_object(status)) {
-		json_decref(status);
-		status = json_object();
-	}
-	json_object_set_new(status, "state", json_string("failed"));
-	json_object_set_new(status, "error", json_string(reason));
-	if (!write_json(status, temporary) || rename(temporary, path) < 0)
-		unlink(temporary);
-	json_decref(status);
 }

@@ -252,7 +252,10 @@ static int test_network(const struct cli_place *place, const struct psgd_config 
 		code = CLI_USAGE;
 	}
 	if (code == CLI_OK && config)
-		code = cli_limits_resolve(config, workers, t.n_workers, &limits, &resolved);
+		code = cli_limits_resolve(
+			config, place->ifname, workers, t.n_workers, &limits, &resolved);
+	if (code == CLI_OK && place->ifname && !cli_tc_interface_exists("--ifname", place->ifname))
+		code = CLI_USAGE;
 	if (code != CLI_OK)
 		goto out;
 	if (resolved)
@@ -260,7 +263,7 @@ static int test_network(const struct cli_place *place, const struct psgd_config 
 	t.by_kernel = limits.by_kernel;
 	cli_print_workers(workers, t.n_workers);
 	if (config) {
-		cli_limits_print(&limits, t.config);
+		cli_limits_print(&limits, t.config, false);
 		cli_limits_tidy(&limits);
 	}
 	fflush(stdout);

@@ -148,8 +148,10 @@ static int choose(const struct psgd_config *config, const char *unfit, psgd_stat
 			limits->asked, unfit);
 		return CLI_USAGE;
 	}
-	if (status == PSGD_ERR_CONFIG)
-		return cli_tc_complain("network_limits.interface", status, error);
+	if (status == PSGD_ERR_CONFIG) {
+		cli_complain("%s", error);
+		return CLI_USAGE;
+	}
 	if (status == PSGD_OK) {
 		if (is_taken(limits))
 			return CLI_ENVIRONMENT;
@@ -162,8 +164,9 @@ static int choose(const struct psgd_config *config, const char *unfit, psgd_stat
 	return fall_back(config, limits, *error ? error : psgd_status_text(status), resolved);
 }
 
-int cli_limits_resolve(const struct psgd_config *config, const struct psgd_launch *workers,
-	size_t n, struct cli_limits *limits, struct psgd_config **resolved)
+int cli_limits_resolve(const struct psgd_config *config, const char *ifname,
+	const struct psgd_launch *workers, size_t n, struct cli_limits *limits,
+	struct psgd_config **resolved)
 {
 	const struct psgd_config_network *net = &config->network_limits;
 	const char *unfit = not_for_tc(workers, n);
@@ -178,8 +181,8 @@ int cli_limits_resolve(const struct psgd_config *config, const struct psgd_launc
 		.kernel = PSGD_INIT(psgd_link)};
 	snprintf(limits->method, sizeof(limits->method), "%s", net->method);
 	if (!unfit)
-		found = cli_limits_interface(
-			config, &workers[0], limits->interface, &unfit, error, sizeof(error));
+		found = cli_limits_interface(config, ifname, &workers[0], limits->interface, &unfit,
+			error, sizeof(error));
 	status = psgd_config_limits(config, &link, &limited);
 	if (status != PSGD_OK)
 		return cli_tc_complain("network_limits", status, "");
@@ -206,8 +209,11 @@ static void print_changes(const struct psgd_config_network *net)
 	}
 }
 
-void cli_limits_print(const struct cli_limits *limits, const struct psgd_config *config)
+void cli_limits_print(
+	const struct cli_limits *limits, const struct psgd_config *config, bool foreign)
 {
+	/* Nothing reaches into a trainer of another's. */
+	const char *who = foreign ? "each worker that opens a psgd_stack" : "each worker";
 	const struct psgd_config_network *net = &config->network_limits;
 	struct psgd_link link = PSGD_INIT(psgd_link);
 	char text[256], burst[96] = "";
@@ -216,12 +222,11 @@ void cli_limits_print(const struct cli_limits *limits, const struct psgd_config 
 	if (psgd_config_limits(config, &link, &limited) != PSGD_OK || !limited)
 		return;
 	if (!limits->by_kernel)
-		printf("network limited by model, in each worker");
+		printf("network limited by model, in %s", who);
 	else
-		printf("network limited by tc on %s%s", limits->interface,
-			strcmp(limits->method, "tc") == 0
-				? ""
-				: ", delay and losses by model, in each worker");
+		printf("network limited by tc on %s", limits->interface);
+	if (limits->by_kernel && strcmp(limits->method, "tc") != 0)
+		printf(", delay and losses by model, in %s", who);
 	if (limits->by_kernel)
 		cli_burst_text(burst, sizeof(burst), &link);
 	printf(" (method %s): %s%s", limits->asked, cli_link_text(text, sizeof(text), &link),

@@ -16,11 +16,16 @@ const char *cli_burst_text(char *to, size_t bytes, const struct psgd_link *link)
 /* ---- net_where.c ---- */
 
 /*
- * The interface that leads to the other nodes; "" and *unfit, why, where it leads to none. Errors,
- * with text: CONFIG (the one that is named does not exist), and what psgd_tc_interface_to has.
+ * The interface that leads to the other nodes; "" and *unfit, why, where it leads to none. ifname:
+ * what the flag of that name gave the configuration, or NULL. Errors, with text: CONFIG (the one
+ * that is named does not exist), and what psgd_tc_interface_to has.
  */
-psgd_status cli_limits_interface(const struct psgd_config *config, const struct psgd_launch *launch,
-	char name[16], const char **unfit, char *error, size_t bytes);
+psgd_status cli_limits_interface(const struct psgd_config *config, const char *ifname,
+	const struct psgd_launch *launch, char name[16], const char **unfit, char *error,
+	size_t bytes);
+
+/* Whether the interface of the gradients is there. Complains, returns an exit code. */
+int cli_check_interface(const struct psgd_config *config, const char *ifname);
 
 /* ---- net_limits.c ---- */
 
@@ -39,14 +44,16 @@ struct cli_limits {
 
 /*
  * Decides it; nothing is changed. *resolved is the configuration for the workers, to be ended by
- * psgd_config_free; NULL: as it was given. Complains and returns an exit code. config must outlive
- * limits.
+ * psgd_config_free; NULL: as it was given. ifname as above. Complains and returns an exit code.
+ * config must outlive limits.
  */
-int cli_limits_resolve(const struct psgd_config *config, const struct psgd_launch *workers,
-	size_t n, struct cli_limits *limits, struct psgd_config **resolved);
+int cli_limits_resolve(const struct psgd_config *config, const char *ifname,
+	const struct psgd_launch *workers, size_t n, struct cli_limits *limits,
+	struct psgd_config **resolved);
 
-/* What limits the network, in a line; nothing where nothing does. */
-void cli_limits_print(const struct cli_limits *limits, const struct psgd_config *config);
+/* What limits the network, in a line; nothing where nothing does. foreign: of cli_job. */
+void cli_limits_print(
+	const struct cli_limits *limits, const struct psgd_config *config, bool foreign);
 
 /* The commands of tc that do what cli_limits_apply does. */
 void cli_limits_print_commands(const struct cli_limits *limits);

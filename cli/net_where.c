@@ -58,8 +58,26 @@ static const char *named_interface(const struct psgd_config *config)
 	return config->communication.interface;
 }
 
-psgd_status cli_limits_interface(const struct psgd_config *config, const struct psgd_launch *launch,
-	char name[16], const char **unfit, char *error, size_t bytes)
+/* By which word the user has named an interface. */
+static const char *key_of(
+	const struct psgd_config *config, const char *interface, const char *ifname)
+{
+	if (strcmp(config->network_limits.interface, interface) == 0)
+		return "network_limits.interface";
+	return ifname ? "--ifname" : "communication.interface";
+}
+
+int cli_check_interface(const struct psgd_config *config, const char *ifname)
+{
+	const char *used = config->communication.interface;
+
+	return !used || cli_tc_interface_exists(key_of(config, used, ifname), used) ? CLI_OK
+										    : CLI_USAGE;
+}
+
+psgd_status cli_limits_interface(const struct psgd_config *config, const char *ifname,
+	const struct psgd_launch *launch, char name[16], const char **unfit, char *error,
+	size_t bytes)
 {
 	const char *named = named_interface(config);
 	char address[NI_MAXHOST], found[16] = "";
@@ -68,7 +86,8 @@ psgd_status cli_limits_interface(const struct psgd_config *config, const struct 
 
 	*name = '\0';
 	if (named && !if_nametoindex(named)) {
-		snprintf(error, bytes, "there is no network interface '%s' here", named);
+		snprintf(error, bytes, "%s: there is no network interface '%s' here",
+			key_of(config, named, ifname), named);
 		return PSGD_ERR_CONFIG;
 	}
 	if (named) {

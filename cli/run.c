@@ -12,8 +12,6 @@
 #include "net_limits.h"
 #include "run.h"
 
-#define SMOKE_ITERATIONS 5
-
 enum key {
 	KEY_OVERWRITE = 256,
 	KEY_RESUME,
@@ -32,7 +30,10 @@ static const struct argp_option options[] = {{.doc = "The run:", .group = 4},
 		"or that one",
 		4},
 	{"dry-run", KEY_DRY_RUN, 0, 0, "Print what would be done; touch nothing", 4},
-	{"smoke", KEY_SMOKE, 0, 0, "5 iterations in a folder that is removed after success", 4},
+	{"smoke", KEY_SMOKE, 0, 0,
+		"5 iterations, compressed as the run will be, in a folder that is removed after "
+		"success",
+		4},
 	{"network-test", KEY_NETWORK_TEST, 0, 0, "Time all-reduces in place of training", 4},
 	{"benchmark", KEY_BENCHMARK, 0, 0, "Accepted: the CSV per iteration is always written", 4},
 	{0}};
@@ -53,6 +54,7 @@ struct arguments {
 	struct cli_place place;
 	const char *config, *resume;
 	struct cli_strings overrides;
+	unsigned run_begins; /* to compress, whatever a smoke test does */
 	bool overwrite, dry_run, smoke, network_test;
 };
 
@@ -149,12 +151,8 @@ static bool read_arguments(int argc, char **argv, struct arguments *a, char ***c
 		return false;
 	if (a->place.ifname)
 		cli_strings_add(&a->overrides, "communication.interface=%s", a->place.ifname);
-	if (a->smoke) {
-		cli_strings_add(&a->overrides, "training.max_iterations=%d", SMOKE_ITERATIONS);
-		cli_strings_add(&a->overrides, "checkpoint.every_iters=%d", SMOKE_ITERATIONS);
-		cli_strings_add(&a->overrides, "benchmark_save_dir=null");
-		cli_strings_add(&a->overrides, "compression.calibration.save_dir=null");
-	}
+	if (a->smoke)
+		cli_smoke_overrides(&a->overrides);
 	return true;
 }
 
@@ -197,43 +195,27 @@ static int dry_run(const struct cli_job *job)
 	return CLI_OK;
 }
 
-/* What the smoke test wrote must be readable again. */
-static int read_back(const struct cli_job *job)
-{
-	struct psgd_checkpoint_position position = PSGD_INIT(psgd_checkpoint_position);
-	char error[CLI_ERROR_BYTES];
-
-	for (size_t i = 0; i < job->n_workers; i++) {
-		if (psgd_checkpoint_newest(job->run_dir, job->workers[i].worker, &position, error,
-			    sizeof(error)) == PSGD_OK)
-			continue;
-		cli_complain("smoke test: %s", error);
-		return CLI_FAILED;
-	}
-	printf("checkpoint of iteration %llu written and read back\n",
-		(unsigned long long)position.iteration);
-	return CLI_OK;
-}
-
 static int supervise(const struct cli_job *job, bool smoke)
 {
 	struct cli_progress *progress = cli_progress_new();
 	char reason[1024] = "", summary[128];
 	int64_t begin = cli_now_ns();
-	int code = cli_supervise(job, progress, reason, sizeof(reason));
+	struct cli_status status;
+	int code;
 
+	cli_status_begin(job, &status);
+	code = cli_supervise(job, progress, reason, sizeof(reason));
 	cli_remove_configs(job);
 	/* A trainer of another's may have no checkpoints. */
 	if (code == CLI_OK && smoke && !job->foreign)
-		code = read_back(job);
+		code = cli_smoke_read_back(job);
+	cli_status_end(job, &status, code, reason);
 	if (code == CLI_OK) {
 		cli_progress_summary(progress, summary, sizeof(summary));
 		printf("finished: %s, %s%.1f s\n", smoke ? "smoke test" : job->run_dir, summary,
 			(double)(cli_now_ns() - begin) / 1e9);
 		if (smoke)
 			cli_remove_tree(job->run_dir);
-	} else if (job->workers[0].worker == 0) {
-		cli_mark_failed(job->run_dir, reason);
 	}
 	cli_progress_free(progress);
 	return code;
@@ -332,11 +314,15 @@ static int run(struct cli_job *job, const struct psgd_config *given, const struc
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	cli_print_workers(job->workers, job->n_workers);
-	cli_limits_print(job->limits, job->config);
+	cli_limits_print(job->limits, job->config, job->foreign);
+	if (a->smoke)
+		cli_smoke_print(job->config, a->run_begins);
 	print_notices(given);
 	if (a->dry_run)
 		return dry_run(job);
 	code = refuse_finished(job);
+	if (code == CLI_OK)
+		code = cli_check_interface(job->config, a->place.ifname);
 	if (code == CLI_OK)
 		code = cli_check_cuda(job);
 	if (code == CLI_OK)
@@ -347,6 +333,23 @@ static int run(struct cli_job *job, const struct psgd_config *given, const struc
 	}
 	cli_hold_release(job->run_dir, &hold);
 	return code;
+}
+
+/* *config is to be freed in any case. */
+static psgd_status load(
+	struct arguments *a, struct psgd_config **config, char *error, size_t error_bytes)
+{
+	psgd_status status = psgd_config_load(a->config, (const char *const *)a->overrides.items,
+		a->overrides.n, config, error, error_bytes);
+
+	if (status != PSGD_OK)
+		return status;
+	a->run_begins = (*config)->compression.start_power_iterations;
+	if (!a->smoke || !cli_smoke_hasten(*config, &a->overrides))
+		return PSGD_OK;
+	psgd_config_free(config);
+	return psgd_config_load(a->config, (const char *const *)a->overrides.items, a->overrides.n,
+		config, error, error_bytes);
 }
 
 int cli_run(int argc, char **argv)
@@ -362,8 +365,7 @@ int cli_run(int argc, char **argv)
 	keep_command_line(argc, argv, &job);
 	if (!read_arguments(argc, argv, &a, &command))
 		goto out;
-	status = psgd_config_load(a.config, (const char *const *)a.overrides.items, a.overrides.n,
-		&config, error, sizeof(error));
+	status = load(&a, &config, error, sizeof(error));
 	if (status != PSGD_OK) {
 		fprintf(stderr, "%s\n", *error ? error : psgd_status_text(status));
 		goto out;
@@ -375,7 +377,8 @@ int cli_run(int argc, char **argv)
 	job.config = config;
 	code = decide(&a, command, &job);
 	if (code == CLI_OK)
-		code = cli_limits_resolve(config, job.workers, job.n_workers, &limits, &resolved);
+		code = cli_limits_resolve(
+			config, a.place.ifname, job.workers, job.n_workers, &limits, &resolved);
 	if (code != CLI_OK)
 		goto out;
 	job.config = resolved ? resolved : config;

@@ -3,6 +3,8 @@
 #define CLI_RUN_H
 
 #include <signal.h>
+#include <sys/types.h>
+#include <time.h>
 
 #include "cli.h"
 
@@ -41,6 +43,23 @@ void cli_worker_environment(
 /* <run dir>/resolved.worker<N>.yaml, and worker<N>.log. */
 void cli_worker_config_path(const struct cli_job *job, size_t i, char *out, size_t bytes);
 void cli_worker_log_path(const struct cli_job *job, size_t i, char *out, size_t bytes);
+
+/* ---- smoke.c ---- */
+
+/* What makes a smoke test of a run. */
+void cli_smoke_overrides(struct cli_strings *overrides);
+
+/*
+ * Adds what makes the compression of this run begin within its few iterations; false: it does
+ * without.
+ */
+bool cli_smoke_hasten(const struct psgd_config *config, struct cli_strings *overrides);
+
+/* What it does, in a line; run_begins: the iteration at which the run begins to compress. */
+void cli_smoke_print(const struct psgd_config *config, unsigned run_begins);
+
+/* What it wrote must be readable again. Complains and returns an exit code. */
+int cli_smoke_read_back(const struct cli_job *job);
 
 /* ---- cuda.c ---- */
 
@@ -139,7 +158,22 @@ void cli_remove_configs(const struct cli_job *job);
 /* Removes a folder and what is in it. */
 void cli_remove_tree(const char *path);
 
-/* status.json says "failed" unless the trainer has already said how the run ended. */
-void cli_mark_failed(const char *run_dir, const char *reason);
+/* ---- status.c ---- */
+
+/* status.json as it was when the workers began. */
+struct cli_status {
+	struct timespec changed;
+	ino_t inode;
+	off_t bytes;
+	bool any;
+};
+
+/*
+ * Where worker 0 is: status.json says "running" while a trainer of another's runs, and then how
+ * it ended, unless the trainer has said so itself.
+ */
+void cli_status_begin(const struct cli_job *job, struct cli_status *status);
+void cli_status_end(
+	const struct cli_job *job, const struct cli_status *before, int code, const char *reason);
 
 #endif

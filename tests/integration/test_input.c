@@ -128,6 +128,18 @@ static const struct refused {
 		"psgd: network_limits.interface: there is no network interface 'nowhere0' here"},
 	{"run good.yaml " NODE LIMIT "interface=nowhere0 network_limits.method=tc",
 		"psgd: network_limits.interface: there is no network interface 'nowhere0' here"},
+	{"run good.yaml --ifname nowhere0 " NODE LIMIT "method=auto",
+		"psgd: --ifname: there is no network interface 'nowhere0' here"},
+	{"run good.yaml communication.interface=nowhere0 " NODE LIMIT "method=auto",
+		"psgd: communication.interface: there is no network interface 'nowhere0' here"},
+	{"net test --standalone --nproc-per-node 2 --ifname nowhere0",
+		"psgd: --ifname: there is no network interface 'nowhere0' here"},
+	{"batch good.yaml 0 1 --list",
+		"psgd: '0' after good.yaml is a worker's number: set WORLD_SIZE, or give "
+		"--world-size"},
+	{"batch good.yaml 2 --world-size 2 --list",
+		"psgd: '2' after good.yaml is a worker's number, and there are 2 workers (0 .. "
+		"1)"},
 	{"run good.yaml --standalone --nproc-per-node 2 " LIMIT "method=tc",
 		"psgd: network_limits.method: tc limits the network between nodes, but all workers "
 		"are on this node: use auto or model"},
@@ -290,11 +302,25 @@ static void check_ended(const struct ended *ended, const char *message, unsigned
 	ck_assert_uint_eq(count_trainers(), 0);
 }
 
-/* Refused by the trainer: the first line on stderr is the message. */
+/* Refused by the trainer, or just before: the first line on stderr is the message. */
 static const struct {
 	const char *arguments, *message;
 	int code;
 } failed[] = {
+	{"run good.yaml --standalone --ifname nowhere0",
+		"psgd: --ifname: there is no network interface 'nowhere0' here", 2},
+	{"run good.yaml --standalone communication.interface=nowhere0",
+		"psgd: communication.interface: there is no network interface 'nowhere0' here", 2},
+	{"run good.yaml --standalone network_limits.interface=nowhere0",
+		"psgd: network_limits.interface: there is no network interface 'nowhere0' here", 2},
+	{"run good.yaml --standalone --token-file nowhere",
+		"worker 0: psgd-train-image: cannot open token file nowhere: No such file or "
+		"directory",
+		2},
+	{"run good.yaml --standalone --token-file good.yaml",
+		"worker 0: psgd-train-image: token file good.yaml is open to other users (mode "
+		"0644): chmod 600 it",
+		2},
 	{"run good.yaml --standalone dataset.name=idx dataset.root=nowhere",
 		"worker 0: psgd-train-image: nowhere/train-images-idx3-ubyte is missing, with or "
 		"without .gz: dataset.root is for the four files "

@@ -399,6 +399,41 @@ START_TEST(smoke_leaves_no_folder)
 }
 END_TEST
 
+/* A smoke test compresses, however late the run begins to. */
+START_TEST(smoke_compresses)
+{
+	static const struct {
+		const char *settings, *line, *last;
+	} cases[] = {
+		{"compression.start_power_iterations=100",
+			"\nsmoke test: 5 iterations, compression begins at iteration 2 (in the run "
+			"at 100)\n",
+			"  r=2  "},
+		{"compression.start_power_iterations=5",
+			"compression begins at iteration 2 (in the run at 5)\n", "  r=2  "},
+		{"compression.start_power_iterations=4",
+			"\nsmoke test: 5 iterations, compression begins at iteration 4\n",
+			"  r=2  "},
+		{"compression.enable_powerSGD=false",
+			"\nsmoke test: 5 iterations, dense as the run\n", "  dense  "},
+	};
+	const char *last;
+	struct ended ended;
+	char line[256];
+
+	write_config("fixed.yaml", "1000", fixed_rank);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		snprintf(line, sizeof(line), "run fixed.yaml --standalone --smoke %s",
+			cases[i].settings);
+		ended = run_psgd(line, 60);
+		ck_assert_msg(ended.code == 0, "%s%s", ended.out, ended.err);
+		ck_assert_msg(strstr(ended.out, cases[i].line) != NULL, "%s", ended.out);
+		last = strstr(ended.out, "  iter 5/5  ");
+		ck_assert_msg(last && strstr(last, cases[i].last), "%s", ended.out);
+	}
+}
+END_TEST
+
 START_TEST(dry_run_touches_nothing)
 {
 	struct ended ended;
@@ -512,30 +547,6 @@ START_TEST(info_in_words_and_json)
 }
 END_TEST
 
-/* A trainer that is not ours: environment, exit codes, and groups are the supervisor's part. */
-START_TEST(foreign_trainer)
-{
-	struct ended ended;
-
-	write_config("fixed.yaml", "100", fixed_rank);
-	write_text("trainer.sh", "[ $RANK = 1 ] || exec sleep 60\n"
-				 "echo $WORLD_SIZE $LOCAL_RANK $LOCAL_WORLD_SIZE $MASTER_ADDR\n"
-				 "test -f $PSGD_CONFIG || exit 7\n"
-				 "sleep 1000 &\n"
-				 "echo last words >&2\n"
-				 "exit 4\n");
-	ended = run_psgd("run fixed.yaml --standalone --nproc-per-node 2 save_dir=s -- sh "
-			 "trainer.sh",
-		20);
-	ck_assert_int_eq(ended.code, 4);
-	ck_assert_str_eq(ended.err,
-		"worker 1 exited with code 4 (first failure); last lines of s/worker1.log:\n"
-		"2 1 2 127.0.0.1\nlast words\n");
-	ck_assert_double_gt(ended.seconds, 4.5); /* the others are given 5 s */
-	ck_assert(no_trainer_within(1));
-}
-END_TEST
-
 static Suite *suite(void)
 {
 	Suite *s = suite_create("run");
@@ -558,11 +569,11 @@ static Suite *suite(void)
 	tcase_add_test(c, finished_run_is_kept);
 	tcase_add_test(c, two_runs_do_not_share_a_folder);
 	tcase_add_test(c, smoke_leaves_no_folder);
+	tcase_add_test(c, smoke_compresses);
 	tcase_add_test(c, dry_run_touches_nothing);
 	tcase_add_test(c, nccl_gets_its_variables);
 	tcase_add_test(c, no_cuda_starts_nothing);
 	tcase_add_test(c, info_in_words_and_json);
-	tcase_add_test(c, foreign_trainer);
 	suite_add_tcase(s, c);
 	return s;
 }
