@@ -5,8 +5,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <psgd/experiment/checkpoint.h>
-#include <psgd/experiment/run.h>
 #include <psgd/experiment/stack.h>
 
 #include "net_limits.h"
@@ -24,7 +22,10 @@ enum key {
 
 static const struct argp_option options[] = {{.doc = "The run:", .group = 4},
 	{"config", KEY_CONFIG, "FILE", 0, "The same as CONFIG", 4},
-	{"overwrite", KEY_OVERWRITE, 0, 0, "Replace an earlier run in the same folder", 4},
+	{"overwrite", KEY_OVERWRITE, 0, 0,
+		"Replace an earlier run in the same folder; with --resume, what a finished run did "
+		"after that checkpoint",
+		4},
 	{"resume", KEY_RESUME, "auto|PATH", 0,
 		"Go on from the newest checkpoint that all workers hold; PATH: of that run folder, "
 		"or that one",
@@ -115,7 +116,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (!a->config)
 			argp_error(state, "CONFIG is missing");
-		if (a->resume && (a->overwrite || a->smoke))
+		if (a->resume && (a->smoke || (a->overwrite && !cli_names_checkpoint(a->resume))))
 			argp_error(state, "--resume keeps what %s removes",
 				a->smoke ? "--smoke" : "--overwrite");
 		if (a->network_test && other_than_test(a))
@@ -221,46 +222,16 @@ static int supervise(const struct cli_job *job, bool smoke)
 	return code;
 }
 
-/* A finished run is worth more than a mistyped command. */
-static int refuse_finished(const struct cli_job *job)
+/* The folder that the command line gives; NULL: none. */
+static const char *given_save_dir(const struct arguments *a, const struct psgd_config *config)
 {
-	char state[32] = "";
+	static const char key[] = "save_dir=";
 
-	if (job->overwrite || job->resume || job->workers[0].worker != 0 ||
-		psgd_run_state(job->run_dir, state, sizeof(state)) != PSGD_OK ||
-		strcmp(state, "finished") != 0)
-		return CLI_OK;
-	cli_complain(
-		"%s: holds a finished run; --overwrite replaces it, save_dir=DIR makes another",
-		job->run_dir);
-	return CLI_USAGE;
-}
-
-/*
- * That of the configuration; of one that goes on, where it is: what --resume names, or, since
- * the date is in the name that is made for a run, the last of that name.
- */
-static int choose_run_dir(struct cli_job *job)
-{
-	size_t room = sizeof(job->run_dir) - sizeof(".smoke");
-	bool named = job->resume && strcmp(job->resume, "auto") != 0;
-	uint64_t iteration;
-	psgd_status status = PSGD_OK;
-
-	if (named)
-		status = psgd_checkpoint_path(job->resume, job->run_dir, room, &iteration);
-	else if (!job->resume || job->config->save_dir ||
-		 !cli_find_resumable(job->config->name, job->run_dir, room))
-		status = psgd_run_dir(job->config, job->run_dir, room);
-	if (status != PSGD_OK) {
-		cli_complain("run folder: %s", psgd_status_text(status));
-		return CLI_USAGE;
+	for (size_t i = 0; i < a->overrides.n; i++) {
+		if (strncmp(a->overrides.items[i], key, sizeof(key) - 1) == 0)
+			return config->save_dir;
 	}
-	if (named && access(job->run_dir, F_OK) != 0) {
-		cli_complain("--resume %s: there is no run folder %s", job->resume, job->run_dir);
-		return CLI_USAGE;
-	}
-	return CLI_OK;
+	return NULL;
 }
 
 static int decide(const struct arguments *a, char **command, struct cli_job *job)
@@ -273,14 +244,14 @@ static int decide(const struct arguments *a, char **command, struct cli_job *job
 	if (code != CLI_OK)
 		return code;
 	job->resume = a->resume;
-	code = choose_run_dir(job);
+	code = cli_choose_run_dir(job, given_save_dir(a, job->config));
 	if (code != CLI_OK)
 		return code;
 	length = strlen(job->run_dir);
 	if (a->smoke)
 		snprintf(job->run_dir + length, sizeof(job->run_dir) - length, ".smoke");
 	job->source = a->config;
-	job->overwrite = a->overwrite || a->smoke;
+	job->overwrite = (a->overwrite && !a->resume) || a->smoke;
 	job->token_file = a->place.token_file;
 	job->rdzv_timeout = a->place.rdzv_timeout;
 	job->command = command ? command : default_command;
@@ -320,7 +291,7 @@ static int run(struct cli_job *job, const struct psgd_config *given, const struc
 	print_notices(given);
 	if (a->dry_run)
 		return dry_run(job);
-	code = refuse_finished(job);
+	code = cli_refuse_finished(job, a->overwrite || a->smoke);
 	if (code == CLI_OK)
 		code = cli_check_interface(job->config, a->place.ifname);
 	if (code == CLI_OK)

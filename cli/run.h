@@ -44,6 +44,24 @@ void cli_worker_environment(
 void cli_worker_config_path(const struct cli_job *job, size_t i, char *out, size_t bytes);
 void cli_worker_log_path(const struct cli_job *job, size_t i, char *out, size_t bytes);
 
+/* ---- choose.c ---- */
+
+/* Is it one checkpoint of a run? */
+bool cli_names_checkpoint(const char *resume);
+
+/*
+ * The run folder: that of the configuration; of a run that goes on, where it is: what --resume
+ * names, or, since the date is in the name that is made for a run, the last of that name. given:
+ * the folder of the command line, or NULL. Complains and returns an exit code.
+ */
+int cli_choose_run_dir(struct cli_job *job, const char *given);
+
+/*
+ * A finished run is worth more than a mistyped command: it is neither begun anew nor gone back
+ * into without `overwrite`. Complains and returns an exit code.
+ */
+int cli_refuse_finished(const struct cli_job *job, bool overwrite);
+
 /* ---- smoke.c ---- */
 
 /* What makes a smoke test of a run. */

@@ -313,11 +313,11 @@ static const struct {
 		"psgd: communication.interface: there is no network interface 'nowhere0' here", 2},
 	{"run good.yaml --standalone network_limits.interface=nowhere0",
 		"psgd: network_limits.interface: there is no network interface 'nowhere0' here", 2},
-	{"run good.yaml --standalone --token-file nowhere",
+	{"run good.yaml --standalone --nproc-per-node 2 --token-file nowhere",
 		"worker 0: psgd-train-image: cannot open token file nowhere: No such file or "
 		"directory",
 		2},
-	{"run good.yaml --standalone --token-file good.yaml",
+	{"run good.yaml --standalone --nproc-per-node 2 --token-file good.yaml",
 		"worker 0: psgd-train-image: token file good.yaml is open to other users (mode "
 		"0644): chmod 600 it",
 		2},

@@ -473,9 +473,15 @@ START_TEST(refusals)
 	ck_assert_msg(strstr(ended.err, "r: the run has finished, nothing is left to do") != NULL,
 		"%s", ended.err);
 	/* named by its older checkpoint, from another folder of the configuration */
+	refused("run test.yaml --standalone save_dir=k --resume r/ckpt/iter_00000003",
+		"psgd: --resume r/ckpt/iter_00000003 goes on in r, not in save_dir=k: ");
+	refused("run test.yaml --standalone --nproc-per-node 2 --resume r/ckpt/iter_00000003",
+		"psgd: r: holds a finished run, with a checkpoint of iteration 6; --overwrite "
+		"replaces what came after iteration 3\n");
+	ck_assert(!exists("k") && exists("r/ckpt/iter_00000006"));
 	snprintf(line, sizeof(line),
 		"run test.yaml --standalone --nproc-per-node 2 training.max_iterations=9 "
-		"--resume r/ckpt/iter_%08d",
+		"--overwrite save_dir=./r --resume r/ckpt/iter_%08d",
 		3);
 	check_finished(run_psgd(line, 100), "r");
 	ck_assert(!exists("results"));
