@@ -194,7 +194,8 @@ START_TEST(live_cap_follows_the_link)
 	ended = run_psgd(line, 120);
 	ck_assert_msg(ended.code == 0, "%s%s", ended.out, ended.err);
 	snprintf(line, sizeof(line),
-		"\nnetwork limited by model, in each worker (method auto): egress 200 Mbit/s, "
+		"\nnetwork limited by model, in each worker that opens a psgd_stack (method auto): "
+		"egress 200 Mbit/s, "
 		"ingress 200 Mbit/s, latency 0 ms, changes at iteration %d\n",
 		CHANGE);
 	ck_assert_msg(strstr(ended.out, line) != NULL, "%s", ended.out);
