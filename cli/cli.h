@@ -61,7 +61,7 @@ void cli_complain(const char *format, ...) __attribute__((format(printf, 1, 2)))
 
 /*
  * Writes out what stdout still holds. Returns code; when something could not be written complains,
- * and returns CLI_ENVIRONMENT in the place of CLI_OK.
+ * and returns CLI_ENVIRONMENT in the place of CLI_OK. A reader that has gone away is no failure.
  */
 int cli_flush_output(int code);
 

@@ -2,12 +2,14 @@
 #include "cli.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 void cli_normalize_flags(int argc, char **argv)
 {
@@ -124,12 +126,20 @@ void cli_complain(const char *format, ...)
 	fputc('\n', stderr);
 }
 
+/* It wants no more, and a program that goes on all the same has lost nothing. */
+static bool reader_is_gone(void)
+{
+	struct pollfd out = {.fd = STDOUT_FILENO, .events = POLLOUT};
+
+	return poll(&out, 1, 0) == 1 && (out.revents & POLLERR);
+}
+
 int cli_flush_output(int code)
 {
 	bool lost = ferror(stdout) != 0;
 
 	errno = 0;
-	if (fflush(stdout) == 0 && !lost)
+	if ((fflush(stdout) == 0 && !lost) || reader_is_gone())
 		return code;
 	/* why an earlier write failed is not known any more */
 	cli_complain("standard output: %s", errno ? strerror(errno) : "cannot write all of it");
