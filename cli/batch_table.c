@@ -139,11 +139,67 @@ static void number_text(
 		snprintf(out, bytes, format, json_number_value(value));
 }
 
+/* The value of a field of a line of CSV; false: it has no such field, or no number there. */
+static bool field(const char *line, size_t index, double *out)
+{
+	char *end;
+
+	for (; index > 0 && line; index--) {
+		line = strchr(line, ',');
+		line += line != NULL;
+	}
+	if (!line)
+		return false;
+	*out = strtod(line, &end);
+	return end != line && strchr(",\r\n", *end);
+}
+
+/* The place of a name in the first line of CSV. */
+static bool find_column(const char *header, const char *name, size_t *index)
+{
+	size_t length = strlen(name);
+
+	for (*index = 0;; (*index)++) {
+		size_t n = strcspn(header, ",\r\n");
+
+		if (n == length && strncmp(header, name, n) == 0)
+			return true;
+		if (header[n] != ',')
+			return false;
+		header += n + 1;
+	}
+}
+
+/* Iterations of a run over their time, evaluation left out, as tools/campaign.py has it; 0: none.
+ */
+static double iterations_per_s(const char *dir, const json_t *status)
+{
+	const char *name = json_string_value(json_object_get(status, "benchmark"));
+	char path[2 * PATH_MAX], *line = NULL;
+	double seconds = 0, n = 0, one;
+	size_t size = 0, column;
+	FILE *file;
+
+	if (!name)
+		return 0;
+	snprintf(path, sizeof(path), "%s/benchmark/%s/csv/powerSGD_%s.csv", dir, name, name);
+	file = fopen(path, "re");
+	if (file && getline(&line, &size, file) > 0 &&
+		find_column(line, "iteration_total_time", &column)) {
+		for (; getline(&line, &size, file) > 0 && field(line, column, &one); n++)
+			seconds += one;
+	}
+	free(line);
+	if (file)
+		fclose(file);
+	return seconds > 0 ? n / seconds : 0;
+}
+
 static void print_numbers(FILE *out, const struct batch_item *item, const char *date)
 {
 	char path[PATH_MAX + 16], dir[PATH_MAX], accuracy[32], seconds[32], speed[32] = "-";
 	json_t *status = NULL;
-	double time;
+	double rate;
 
 	batch_item_dir(item, date, dir, sizeof(dir));
 	snprintf(path, sizeof(path), "%s/status.json", dir);
@@ -152,11 +208,9 @@ static void print_numbers(FILE *out, const struct batch_item *item, const char *
 		status = json_load_file(path, 0, NULL);
 	number_text(status, "test_accuracy", "%.2f", accuracy, sizeof(accuracy));
 	number_text(status, "seconds", "%.1f", seconds, sizeof(seconds));
-	time = json_number_value(json_object_get(status, "seconds"));
-	if (time > 0 && json_is_integer(json_object_get(status, "iteration")))
-		snprintf(speed, sizeof(speed), "%.2f",
-			((double)json_integer_value(json_object_get(status, "iteration")) + 1) /
-				time);
+	rate = iterations_per_s(dir, status);
+	if (rate > 0)
+		snprintf(speed, sizeof(speed), "%.2f", rate);
 	fprintf(out, "  %9s  %9s  %12s\n", accuracy, seconds, speed);
 	json_decref(status);
 }

@@ -62,7 +62,7 @@ bool cli_bench_writable(const char *path)
 		}
 	}
 	if (error)
-		cli_complain("bench: %s: %s", path, strerror(error));
+		cli_complain_as("bench", "%s: %s", path, strerror(error));
 	return !error;
 }
 
@@ -70,7 +70,7 @@ bool cli_bench_write(const json_t *root, const char *path)
 {
 	if (json_dump_file(root, path, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) == 0)
 		return true;
-	cli_complain("bench: %s: cannot write", path);
+	cli_complain_as("bench", "%s: cannot write", path);
 	return false;
 }
 

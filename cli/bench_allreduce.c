@@ -133,15 +133,15 @@ static int run_bench(struct bench *b)
 		status = cli_team_run(&b->team, (uint32_t)a->workers, work, b);
 	}
 	if (status < 0) {
-		cli_complain(
-			"bench: %s", *b->team.error ? b->team.error : psgd_status_text(status));
+		cli_complain_as(
+			"bench", "%s", *b->team.error ? b->team.error : psgd_status_text(status));
 		return exit_code(status);
 	}
 	printf("# Avg bus bandwidth    : %.2f MB/s\n", average_busbw(b));
 	wrong = cli_allreduce_wrong(&b->rows);
 	if (!wrong)
 		return CLI_OK;
-	cli_complain("bench: %llu values are wrong", (unsigned long long)wrong);
+	cli_complain_as("bench", "%llu values are wrong", (unsigned long long)wrong);
 	return CLI_FAILED;
 }
 

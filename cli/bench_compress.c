@@ -136,7 +136,7 @@ static int open_device(struct bench *b)
 			(uint32_t)a->ordinal, &b->device, b->device_name, sizeof(b->device_name));
 		if (status == PSGD_OK)
 			return CLI_OK;
-		cli_complain("bench: --device cuda: %s", b->device_name);
+		cli_complain_as("bench", "--device cuda: %s", b->device_name);
 		return CLI_ENVIRONMENT;
 	}
 	options.threads = (uint32_t)a->threads;
@@ -144,12 +144,12 @@ static int open_device(struct bench *b)
 	snprintf(b->device_name, sizeof(b->device_name), "cpu");
 	status = psgd_device_cpu(&options, &b->device);
 	if (status < 0) {
-		cli_complain("bench: %s", psgd_status_text(status));
+		cli_complain_as("bench", "%s", psgd_status_text(status));
 		return CLI_FAILED;
 	}
 	if (a->isa == isas || strcmp(a->isa->name, isa_name(b)) == 0)
 		return CLI_OK;
-	cli_complain("bench: --isa %s: this processor does not have it", a->isa->name);
+	cli_complain_as("bench", "--isa %s: this processor does not have it", a->isa->name);
 	return CLI_ENVIRONMENT;
 }
 
@@ -320,8 +320,9 @@ static int run_bench(struct bench *b)
 	b->rotation.cache_bytes = a->cuda ? CUDA_CACHE_BYTES : cli_bench_cache_bytes();
 	if (!cli_bench_rotate(
 		    &b->rotation, b->model.block_bytes, a->n_ranks, available_bytes(b) / 4 * 3)) {
-		cli_complain("bench: %zu ranks of %s need %s of memory, which is more than can be "
-			     "had: give fewer --ranks",
+		cli_complain_as("bench",
+			"%zu ranks of %s need %s of memory, which is more than can be "
+			"had: give fewer --ranks",
 			a->n_ranks, a->model,
 			cli_bytes_text(set, sizeof(set), (double)b->rotation.bytes));
 		return CLI_ENVIRONMENT;
@@ -344,7 +345,7 @@ static int run_bench(struct bench *b)
 		return CLI_OK;
 	}
 failed:
-	cli_complain("bench: %s", reason(b, status));
+	cli_complain_as("bench", "%s", reason(b, status));
 	return CLI_FAILED;
 }
 

@@ -81,7 +81,7 @@ static int refuse_redo(const struct cli_job *job)
 
 int cli_refuse_finished(const struct cli_job *job, bool overwrite)
 {
-	char state[32] = "";
+	char state[32] = "", seen[PATH_MAX];
 
 	if (overwrite || job->workers[0].worker != 0 ||
 		psgd_run_state(job->run_dir, state, sizeof(state)) != PSGD_OK ||
@@ -91,6 +91,6 @@ int cli_refuse_finished(const struct cli_job *job, bool overwrite)
 		return refuse_redo(job);
 	cli_complain(
 		"%s: holds a finished run; --overwrite replaces it, save_dir=DIR makes another",
-		job->run_dir);
+		cli_seen_path(job->run_dir, seen));
 	return CLI_USAGE;
 }

@@ -59,14 +59,22 @@ void cli_strings_free(struct cli_strings *list);
 /* "psgd: " and a line on stderr. */
 void cli_complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* The same of a command: "psgd lab: ", as argp says it. */
+void cli_complain_as(const char *command, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+
 /*
  * Writes out what stdout still holds. Returns code; when something could not be written complains,
- * and returns CLI_ENVIRONMENT in the place of CLI_OK. A reader that has gone away is no failure.
+ * and returns CLI_ENVIRONMENT in the place of CLI_OK. A reader or a terminal that has gone away
+ * wants no more of it.
  */
 int cli_flush_output(int code);
 
 /* "3.1 MB"; 10^6 based. The buffer belongs to the caller. */
 const char *cli_bytes_text(char *to, size_t bytes, double value);
+
+/* What comes after a noun of which there are n: "" or "s". */
+const char *cli_plural(long long n);
 
 int64_t cli_now_ns(void);
 

@@ -10,11 +10,11 @@
 static const char *const removed[] = {"PSGD_RANK", "PSGD_WORLD_SIZE", "PSGD_LOCAL_RANK",
 	"PSGD_LOCAL_SIZE", "PSGD_MASTER_ADDR", "PSGD_MASTER_PORT", "PSGD_CONFIG",
 	"PSGD_CONFIG_SOURCE", "PSGD_COMMAND_LINE", "PSGD_RUN_DIR", "PSGD_PROGRESS_FD",
-	"PSGD_OVERWRITE", "PSGD_RESUME", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE",
-	"GROUP_RANK", "MASTER_ADDR", "MASTER_PORT", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
-	"OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "PMI_RANK", "PMI_SIZE",
-	"MPI_LOCALRANKID", "MPI_LOCALNRANKS", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID",
-	"SLURM_STEP_ID", "SLURM_STEP_NODELIST"};
+	"PSGD_OVERWRITE", "PSGD_RESUME", CLI_SEEN_AS, "RANK", "WORLD_SIZE", "LOCAL_RANK",
+	"LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT", "OMPI_COMM_WORLD_RANK",
+	"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE",
+	"PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", "SLURM_PROCID",
+	"SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_ID", "SLURM_STEP_NODELIST"};
 
 static bool names(const char *entry, const char *name, size_t length)
 {
@@ -34,6 +34,17 @@ void cli_forget_identity(void)
 {
 	for (size_t i = 0; i < CLI_COUNT(removed); i++)
 		unsetenv(removed[i]);
+}
+
+const char *cli_seen_path(const char *path, char out[PATH_MAX])
+{
+	const char *here = getenv(CLI_SEEN_AS);
+	int n;
+
+	if (!here || *path == '/')
+		return path;
+	n = snprintf(out, PATH_MAX, "%s/%s", here, path);
+	return n > 0 && n < PATH_MAX ? out : path;
 }
 
 void cli_worker_config_path(const struct cli_job *job, size_t i, char *out, size_t bytes)

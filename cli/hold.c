@@ -77,7 +77,7 @@ static void wait_for_workers(const char *run_dir, int folder)
 
 int cli_hold_take(const char *run_dir, struct cli_hold *hold)
 {
-	char path[PATH_MAX];
+	char path[PATH_MAX], seen[PATH_MAX];
 	pid_t owner = 0;
 	int code;
 
@@ -90,7 +90,8 @@ int cli_hold_take(const char *run_dir, struct cli_hold *hold)
 
 		if (owner)
 			snprintf(who, sizeof(who), " (process %d)", (int)owner);
-		cli_complain("%s: another psgd run is writing here%s", run_dir, who);
+		cli_complain("%s: another psgd run is writing here%s", cli_seen_path(run_dir, seen),
+			who);
 		close(hold->lock);
 		hold->lock = -1;
 	}

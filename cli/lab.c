@@ -19,8 +19,9 @@ static int make_way(const char *name)
 	bool left_over = code == CLI_OK && lab_is_left_over(&lab);
 
 	if (code == CLI_OK && lab.n && !left_over) {
-		cli_complain("lab: %s is up with %u nodes; psgd lab down --name %s removes it",
-			name, lab_count_nodes(&lab), name);
+		cli_complain_as("lab",
+			"%s is up with %u node%s; psgd lab down --name %s removes it", name,
+			lab_count_nodes(&lab), cli_plural(lab_count_nodes(&lab)), name);
 		code = CLI_USAGE;
 	}
 	lab_free(&lab);
@@ -82,8 +83,9 @@ static int up(int argc, char **argv)
 	if (code != CLI_OK)
 		return code;
 	cli_link_text(limits, sizeof(limits), &plan->link);
-	printf("%s: %u nodes, %s0 to %s%u, %s, %s\n", plan->name, plan->n, plan->name, plan->name,
-		plan->n - 1, plan->macvlan ? "macvlan" : "veth pairs and a bridge",
+	printf("%s: %u node%s, %s0 to %s%u, %s, %s\n", plan->name, plan->n, cli_plural(plan->n),
+		plan->name, plan->name, plan->n - 1,
+		plan->macvlan ? "macvlan" : "veth pairs and a bridge",
 		plan->limited ? limits : "not limited");
 	return CLI_OK;
 }
@@ -211,8 +213,8 @@ static int enter(const struct named *a, char **command)
 	if (space && space->fd >= 0) {
 		code = lab_become(space, command);
 	} else {
-		cli_complain(
-			"lab: there is no node '%s'; `psgd lab status' shows those that are up",
+		cli_complain_as("lab",
+			"there is no node '%s'; `psgd lab status' shows those that are up",
 			a->node);
 		code = CLI_USAGE;
 	}
@@ -237,7 +239,8 @@ static int exec(int argc, char **argv)
 	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
 		return CLI_USAGE;
 	if (!command) {
-		cli_complain("lab exec: the command is missing: psgd lab exec NODE -- COMMAND");
+		cli_complain_as(
+			"lab exec", "the command is missing: psgd lab exec NODE -- COMMAND");
 		return CLI_USAGE;
 	}
 	code = lab_check_rights();

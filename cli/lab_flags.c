@@ -131,7 +131,7 @@ bool lab_check_plan(const struct lab_plan *plan)
 
 	if (plan->n <= hosts)
 		return true;
-	cli_complain("lab: --range %s/%u has addresses for %u nodes, not for %u",
+	cli_complain_as("lab", "--range %s/%u has addresses for %u nodes, not for %u",
 		inet_ntop(AF_INET, &range, text, sizeof(text)), plan->bits, hosts, plan->n);
 	return false;
 }

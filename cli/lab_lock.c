@@ -19,8 +19,9 @@ int lab_check_rights(void)
 
 	if (syscall(SYS_capget, &header, sets) == 0 && (sets[0].effective & needed) == needed)
 		return CLI_OK;
-	cli_complain("lab: needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN); without it `psgd run "
-		     "--standalone --nproc-per-node N' emulates the link of network_limits");
+	cli_complain_as("lab",
+		"needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN); without it `psgd run "
+		"--standalone --nproc-per-node N' emulates the link of network_limits");
 	return CLI_ENVIRONMENT;
 }
 
@@ -49,7 +50,7 @@ int lab_lock(bool make, int *lock)
 		*lock = open(LAB_FOLDER, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (*lock >= 0 && flock(*lock, LOCK_EX) == 0)
 		return CLI_OK;
-	cli_complain("lab: %s: %s", LAB_FOLDER, strerror(errno));
+	cli_complain_as("lab", "%s: %s", LAB_FOLDER, strerror(errno));
 	return CLI_ENVIRONMENT;
 }
 

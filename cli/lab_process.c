@@ -104,7 +104,7 @@ bool lab_end_processes(const struct lab *lab, size_t *n)
 		if (left == 0)
 			return true;
 	}
-	cli_complain("lab: %zu processes do not end", left);
+	cli_complain_as("lab", "%zu processes do not end", left);
 	return false;
 }
 
@@ -125,10 +125,10 @@ int lab_become(const struct lab_space *space, char **command)
 	int home;
 
 	if (!lab_enter(space->fd, &home) || !mount_sys()) {
-		cli_complain("lab: cannot enter %s: %s", space->file, strerror(errno));
+		cli_complain_as("lab", "cannot enter %s: %s", space->file, strerror(errno));
 		return CLI_ENVIRONMENT;
 	}
 	execvp(command[0], command);
-	cli_complain("lab: cannot start %s: %s", command[0], strerror(errno));
+	cli_complain_as("lab", "cannot start %s: %s", command[0], strerror(errno));
 	return CLI_ENVIRONMENT;
 }

@@ -97,7 +97,7 @@ static int make_folder(const struct nodes *nodes, uint32_t i)
 		(access("data", F_OK) != 0 || symlink(absolute(nodes, "data", data), own) == 0 ||
 			errno == EEXIST))
 		return CLI_OK;
-	cli_complain("lab: %s: %s", folder, strerror(errno));
+	cli_complain_as("lab", "%s: %s", folder, strerror(errno));
 	return CLI_ENVIRONMENT;
 }
 
@@ -107,7 +107,8 @@ static bool hold(const struct nodes *nodes)
 {
 	if (lab_hold(lab_hub(&nodes->lab)))
 		return true;
-	cli_complain("lab: another run is in %s; --name makes a lab by another name", nodes->name);
+	cli_complain_as(
+		"lab", "another run is in %s; --name makes a lab by another name", nodes->name);
 	return false;
 }
 
@@ -116,13 +117,15 @@ static int use(const struct nodes *nodes)
 	const struct lab_space *hub = lab_hub(&nodes->lab);
 
 	if (nodes->run->flags->given) {
-		cli_complain("lab: %s is up already; flags that say what it should be need "
-			     "another --name, or psgd lab down --name %s",
+		cli_complain_as("lab",
+			"%s is up already; flags that say what it should be need "
+			"another --name, or psgd lab down --name %s",
 			nodes->name, nodes->name);
 		return CLI_USAGE;
 	}
 	if (lab_count_nodes(&nodes->lab) != hub->mark.n) {
-		cli_complain("lab: %s has not all of its nodes; psgd lab down --name %s removes it",
+		cli_complain_as("lab",
+			"%s has not all of its nodes; psgd lab down --name %s removes it",
 			nodes->name, nodes->name);
 		return CLI_ENVIRONMENT;
 	}
@@ -246,9 +249,8 @@ static void compose(const struct nodes *nodes, uint32_t i, struct cli_strings *o
 /* Node 0 talks to the terminal. */
 static pid_t start(struct nodes *nodes, uint32_t i)
 {
-	struct cli_strings command = {0};
-	struct cli_start child = {.environment = environ,
-		.mask = &nodes->family.old_mask,
+	struct cli_strings command = {0}, environment = {0};
+	struct cli_start child = {.mask = &nodes->family.old_mask,
 		.out = STDOUT_FILENO,
 		.err = STDERR_FILENO,
 		.progress = -1};
@@ -263,6 +265,10 @@ static pid_t start(struct nodes *nodes, uint32_t i)
 		child.out = child.err = log;
 	}
 	compose(nodes, i, &command);
+	for (char **entry = environ; *entry; entry++)
+		cli_strings_add(&environment, "%s", *entry);
+	cli_strings_add(&environment, CLI_SEEN_AS "=%s", folder);
+	child.environment = environment.items;
 	child.command = command.items;
 	child.folder = folder;
 	if (child.out >= 0)
@@ -271,6 +277,7 @@ static pid_t start(struct nodes *nodes, uint32_t i)
 	if (log >= 0)
 		close(log);
 	cli_strings_free(&command);
+	cli_strings_free(&environment);
 	errno = saved;
 	return pid;
 }
@@ -315,7 +322,7 @@ static int supervise(struct nodes *nodes)
 		if (family->children[i].pid > 0)
 			continue;
 		family->children[i].pid = 0;
-		cli_complain("lab: cannot start node %u: %s", i, strerror(errno));
+		cli_complain_as("lab", "cannot start node %u: %s", i, strerror(errno));
 		cli_family_signal(family, SIGTERM);
 		family->kill_at = cli_now_ns() + GRACE_NS;
 		code = CLI_ENVIRONMENT;
@@ -342,7 +349,7 @@ static int prepare(struct nodes *nodes)
 	space = lab_node(&nodes->lab, first);
 	if (!space || !lab_address(space, &address, &bits) ||
 		!inet_ntop(AF_INET, &address, nodes->master, sizeof(nodes->master))) {
-		cli_complain("lab: %s has no address on " LAB_INTERFACE, first);
+		cli_complain_as("lab", "%s has no address on " LAB_INTERFACE, first);
 		return CLI_ENVIRONMENT;
 	}
 	for (uint32_t i = 0; i < nodes->n && code == CLI_OK; i++)
@@ -351,7 +358,7 @@ static int prepare(struct nodes *nodes)
 		return code;
 	node_path(nodes, 0, "", node0);
 	node_path(nodes, nodes->n - 1, "", last);
-	printf("%s: %u nodes%s, folders %s to %s\n", nodes->name, nodes->n,
+	printf("%s: %u node%s%s, folders %s to %s\n", nodes->name, nodes->n, cli_plural(nodes->n),
 		nodes->made ? " for this run" : "", node0, last);
 	fflush(stdout);
 	return CLI_OK;
@@ -367,7 +374,7 @@ int lab_run(const struct lab_run *run)
 	if (length < 0 || access(nodes.psgd, X_OK) != 0)
 		snprintf(nodes.psgd, sizeof(nodes.psgd), "/proc/self/exe");
 	if (!getcwd(nodes.here, sizeof(nodes.here))) {
-		cli_complain("lab: the current folder: %s", strerror(errno));
+		cli_complain_as("lab", "the current folder: %s", strerror(errno));
 		return CLI_ENVIRONMENT;
 	}
 	/* each node gets its identity by flags */

@@ -73,8 +73,8 @@ bool lab_enter(int fd, int *home)
 void lab_leave(int home)
 {
 	if (setns(home, CLONE_NEWNET) < 0) {
-		cli_complain(
-			"lab: cannot go back to the own network namespace: %s", strerror(errno));
+		cli_complain_as(
+			"lab", "cannot go back to the own network namespace: %s", strerror(errno));
 		exit(CLI_ENVIRONMENT);
 	}
 	close(home);
@@ -292,10 +292,10 @@ static int make_file(const char *path)
 		return CLI_OK;
 	}
 	if (errno == EEXIST)
-		cli_complain(
-			"lab: %s is there, and no lab's; --name makes a lab by another name", path);
+		cli_complain_as("lab",
+			"%s is there, and no lab's; --name makes a lab by another name", path);
 	else
-		cli_complain("lab: %s: %s", path, strerror(errno));
+		cli_complain_as("lab", "%s: %s", path, strerror(errno));
 	return errno == EEXIST ? CLI_USAGE : CLI_ENVIRONMENT;
 }
 
@@ -322,7 +322,7 @@ int lab_space_make(const struct lab_mark *mark, int *fd)
 	}
 	if (*fd >= 0)
 		return CLI_OK;
-	cli_complain("lab: cannot make the network namespace %s: %s", file,
+	cli_complain_as("lab", "cannot make the network namespace %s: %s", file,
 		errno ? strerror(errno) : "no netlink");
 	return CLI_ENVIRONMENT;
 }
@@ -337,6 +337,6 @@ bool lab_space_remove(const struct lab_space *space)
 		;
 	if (unlink(path) == 0 || errno == ENOENT)
 		return true;
-	cli_complain("lab: %s: %s", path, strerror(errno));
+	cli_complain_as("lab", "%s: %s", path, strerror(errno));
 	return false;
 }

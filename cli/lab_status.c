@@ -168,9 +168,10 @@ static void print_all(const json_t *labs)
 	json_array_foreach(labs, i, lab)
 	{
 		const json_t *nodes = json_object_get(lab, "nodes");
+		size_t n = json_array_size(nodes);
 		const char *name = json_string_value(json_object_get(lab, "name"));
 
-		printf("%s: %zu nodes%s\n", name, json_array_size(nodes),
+		printf("%s: %zu node%s%s\n", name, n, cli_plural((long long)n),
 			json_is_true(json_object_get(lab, "for_a_run")) ? ", for one run" : "");
 		if (!json_is_true(json_object_get(lab, "complete")))
 			printf("  not complete: psgd lab down --name %s removes it\n", name);

@@ -14,7 +14,7 @@
 
 static int fail(const char *what, const char *where, int error)
 {
-	cli_complain("lab: %s in %s: %s", what, where, lab_link_error(error));
+	cli_complain_as("lab", "%s in %s: %s", what, where, lab_link_error(error));
 	return CLI_ENVIRONMENT;
 }
 
@@ -30,7 +30,7 @@ static int make_hub(const struct lab_plan *plan, int fd, struct nl_sock **socket
 	lab_file(plan->name, LAB_HUB, file);
 	*socket = lab_socket(fd);
 	if (!*socket) {
-		cli_complain("lab: no netlink in %s", file);
+		cli_complain_as("lab", "no netlink in %s", file);
 		return CLI_ENVIRONMENT;
 	}
 	error = plan->macvlan ? lab_link_pair(*socket, PARENT, "other")
@@ -51,7 +51,7 @@ static int limit(const struct lab_plan *plan, const char *file, int fd)
 	options.unshaped_ports = unshaped;
 	options.n_unshaped_ports = CLI_COUNT(unshaped);
 	if (!lab_enter(fd, &home)) {
-		cli_complain("lab: cannot enter %s", file);
+		cli_complain_as("lab", "cannot enter %s", file);
 		return CLI_ENVIRONMENT;
 	}
 	status = psgd_tc_apply(&options, &plan->link);
@@ -75,7 +75,7 @@ static int connect_node(
 			error);
 	node = lab_socket(fd);
 	if (!node) {
-		cli_complain("lab: no netlink in %s", file);
+		cli_complain_as("lab", "no netlink in %s", file);
 		return CLI_ENVIRONMENT;
 	}
 	error = lab_link_address(node, LAB_INTERFACE, address, plan->bits);
@@ -120,7 +120,7 @@ static int make_all(const struct lab_plan *plan)
 		code = make_node(plan, hub, (int)i);
 	mark.built = true;
 	if (code == CLI_OK && !lab_space_mark(fd, &mark)) {
-		cli_complain("lab: no netlink in %s-hub", plan->name);
+		cli_complain_as("lab", "no netlink in %s-hub", plan->name);
 		code = CLI_ENVIRONMENT;
 	}
 	lab_socket_close(hub);
@@ -139,8 +139,9 @@ static int check_names(const struct lab_plan *plan)
 		snprintf(path, sizeof(path), LAB_FOLDER "/%s", file);
 		if (access(path, F_OK) != 0)
 			continue;
-		cli_complain("lab: the name %s is taken by a namespace that is not this lab's; "
-			     "choose another by --name",
+		cli_complain_as("lab",
+			"the name %s is taken by a namespace that is not this lab's; "
+			"choose another by --name",
 			file);
 		return CLI_USAGE;
 	}

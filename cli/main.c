@@ -34,7 +34,7 @@ static const char doc[] =
 	"  net WHAT        limit a network interface, time all-reduces between workers\n"
 	"  lab WHAT        several nodes on this machine, for runs over a real network\n"
 	"  selftest        whether the kernels of a device compute what they should\n\n"
-	"`psgd COMMAND --help' explains a command.\n\n"
+	"`psgd help COMMAND', or `psgd COMMAND --help', explains a command.\n\n"
 	"Exit codes: 0 ok, 1 run failed, 2 usage or configuration, 3 peer lost,\n"
 	"4 timeout, 5 environment, 128 + N ended by signal N.";
 
@@ -79,6 +79,26 @@ static int unknown_command(const char *name)
 	return CLI_USAGE;
 }
 
+/*
+ * "-h", and "help" before a command, are --help; of help's own there is none but that of psgd.
+ */
+static void spell_help(int argc, char **argv)
+{
+	static char help[] = "--help";
+	bool asked = argc > 1 && strcmp(argv[1], "help") == 0;
+
+	if (asked && argc > 2 && strcmp(argv[2], "help") != 0) {
+		memmove(&argv[1], &argv[2], (size_t)(argc - 2) * sizeof(*argv));
+		argv[argc - 1] = help;
+	} else if (asked) {
+		argv[1] = help;
+	}
+	for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+		if (strcmp(argv[i], "-h") == 0)
+			argv[i] = help;
+	}
+}
+
 /* However the program ends, also after --help: what was not written is no success. */
 static void flush_at_exit(int code, void *user)
 {
@@ -101,6 +121,7 @@ int main(int argc, char **argv)
 	on_exit(flush_at_exit, NULL);
 	argp_err_exit_status = CLI_USAGE;
 	argp_program_version_hook = print_version;
+	spell_help(argc, argv);
 	if (argc < 1 || argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &at))
 		return CLI_USAGE;
 	for (size_t i = 0; i < CLI_COUNT(commands); i++) {

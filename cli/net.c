@@ -185,7 +185,7 @@ static int conclude(const struct test *t)
 		print_configured(&link, found);
 	if (!wrong)
 		return CLI_OK;
-	cli_complain("net: %llu values are wrong", (unsigned long long)wrong);
+	cli_complain_as("net", "%llu values are wrong", (unsigned long long)wrong);
 	return CLI_FAILED;
 }
 
@@ -200,7 +200,8 @@ static int run_test(void *user)
 	if (status == PSGD_OK)
 		status = cli_team_run(&t->team, (uint32_t)t->n_workers, work, t);
 	if (status != PSGD_OK) {
-		cli_complain("net: %s", *t->team.error ? t->team.error : psgd_status_text(status));
+		cli_complain_as(
+			"net", "%s", *t->team.error ? t->team.error : psgd_status_text(status));
 		code = psgd_exit_code(status);
 	} else if (t->workers[0].worker == 0) {
 		code = conclude(t);
@@ -221,7 +222,7 @@ static int run_limited_test(struct test *t, const struct cli_limits *limits)
 	if (code == CLI_OK) {
 		code = cli_in_child(&held, run_test, t, &signal);
 		if (code < 0)
-			cli_complain("net: cannot start the test: %s", strerror(errno));
+			cli_complain_as("net", "cannot start the test: %s", strerror(errno));
 		removed = cli_limits_remove(limits);
 		if (code <= CLI_OK)
 			code = code < 0 ? CLI_ENVIRONMENT : removed;
@@ -247,8 +248,8 @@ static int test_network(const struct cli_place *place, const struct psgd_config 
 		return code;
 	t.workers = workers;
 	if (workers[0].n_workers < 2) {
-		cli_complain("net: one worker has no network; say who the others are, or "
-			     "--standalone --nproc-per-node 2");
+		cli_complain_as("net", "one worker has no network; say who the others are, or "
+				       "--standalone --nproc-per-node 2");
 		code = CLI_USAGE;
 	}
 	if (code == CLI_OK && config)
@@ -394,7 +395,7 @@ int cli_net(int argc, char **argv)
 		cli_normalize_flags(argc - 1, argv + 1);
 		return words[i].main(argc - 1, argv + 1);
 	}
-	cli_complain("net: %s%s%s; there are apply, show, clear and test",
+	cli_complain_as("net", "%s%s%s; there are apply, show, clear and test",
 		word ? "unknown word '" : "", word ? word : "a word is missing", word ? "'" : "");
 	return CLI_USAGE;
 }

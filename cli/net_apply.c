@@ -162,12 +162,13 @@ static int find_link(
 	if (a->burst >= 0)
 		link->burst_bytes = (uint64_t)a->burst;
 	if (link->jitter_ns > link->delay_ns) {
-		cli_complain("net apply: the jitter is above the latency");
+		cli_complain_as("net apply", "the jitter is above the latency");
 		return CLI_USAGE;
 	}
 	if (link->egress_bps || link->ingress_bps || link->delay_ns || link->loss_ppm)
 		return CLI_OK;
-	cli_complain("net apply: %s%slimits nothing: give --egress, --ingress, --latency or --loss",
+	cli_complain_as("net apply",
+		"%s%slimits nothing: give --egress, --ingress, --latency or --loss",
 		config ? a->config : "", config ? " " : "this ");
 	return CLI_USAGE;
 }
@@ -180,7 +181,7 @@ static const char *find_interface(const struct arguments *a, const struct psgd_c
 		return config->network_limits.interface;
 	if (config->communication.interface)
 		return config->communication.interface;
-	cli_complain("net apply: --interface is missing, and %s names none", a->config);
+	cli_complain_as("net apply", "--interface is missing, and %s names none", a->config);
 	return NULL;
 }
 
@@ -208,7 +209,7 @@ static int apply(const struct arguments *a, const struct psgd_config *config)
 	status = psgd_tc_apply(&tc, &link);
 	cli_release_signals(&held);
 	if (status != PSGD_OK)
-		return cli_tc_complain("net apply", status, error);
+		return cli_tc_complain_as("net apply", status, error);
 	printf("%s: %s%s, until `psgd net clear %s'\n", interface,
 		cli_link_text(text, sizeof(text), &link),
 		cli_burst_text(burst, sizeof(burst), &link), interface);

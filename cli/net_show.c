@@ -12,7 +12,8 @@ struct arguments {
 };
 
 /* What is on the interfaces; *states is freed by free(). Complains. */
-static int look(const char *what, const char *interface, struct psgd_tc_state **states, size_t *n)
+static int look(
+	const char *command, const char *interface, struct psgd_tc_state **states, size_t *n)
 {
 	char error[CLI_LIMITS_ERROR_BYTES];
 	struct psgd_tc_options options = cli_tc_options(interface, error, sizeof(error));
@@ -21,19 +22,19 @@ static int look(const char *what, const char *interface, struct psgd_tc_state **
 
 	*states = NULL;
 	*n = 0;
-	if (interface && !cli_tc_interface_exists(what, interface))
+	if (interface && !cli_tc_interface_exists(command, interface))
 		return CLI_USAGE;
 	for (;;) {
 		struct psgd_tc_state *more = realloc(*states, room * sizeof(*more));
 
 		if (!more)
-			return cli_tc_complain(what, PSGD_ERR_NOMEM, "");
+			return cli_tc_complain_as(command, PSGD_ERR_NOMEM, "");
 		*states = more;
 		for (size_t i = 0; i < room; i++)
 			more[i] = PSGD_INIT(psgd_tc_state);
 		status = psgd_tc_show(&options, more, room, n);
 		if (status != PSGD_OK)
-			return cli_tc_complain(what, status, error);
+			return cli_tc_complain_as(command, status, error);
 		if (*n <= room)
 			return CLI_OK;
 		room = *n;
@@ -164,13 +165,16 @@ static int clear(const char *interface, bool orphans)
 		goto out;
 	status = psgd_tc_clear(&options, orphans, &cleared);
 	if (status != PSGD_OK) {
-		code = cli_tc_complain("net clear", status, error);
+		code = cli_tc_complain_as("net clear", status, error);
 		goto out;
 	}
 	for (size_t i = 0; i < n && cleared > 0; i++) {
 		if (states[i].shaped && (!orphans || states[i].owner == PSGD_TC_GONE))
-			printf("%s: removed the limits of %s\n", states[i].interface_name,
-				cli_tc_owner_text(owner, sizeof(owner), &states[i]));
+			printf("%s: removed the limits %s%s\n", states[i].interface_name,
+				states[i].owner == PSGD_TC_NOBODY ? "" : "of ",
+				states[i].owner == PSGD_TC_NOBODY
+					? "set by hand"
+					: cli_tc_owner_text(owner, sizeof(owner), &states[i]));
 	}
 	if (cleared == 0)
 		printf("there are no %s to remove\n", orphans ? "orphans" : "limits of psgd");

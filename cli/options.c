@@ -126,12 +126,23 @@ void cli_complain(const char *format, ...)
 	fputc('\n', stderr);
 }
 
+void cli_complain_as(const char *command, const char *format, ...)
+{
+	va_list args;
+
+	fprintf(stderr, "psgd %s: ", command);
+	va_start(args, format);
+	vfprintf(stderr, format, args);
+	va_end(args);
+	fputc('\n', stderr);
+}
+
 /* It wants no more, and a program that goes on all the same has lost nothing. */
 static bool reader_is_gone(void)
 {
 	struct pollfd out = {.fd = STDOUT_FILENO, .events = POLLOUT};
 
-	return poll(&out, 1, 0) == 1 && (out.revents & POLLERR);
+	return poll(&out, 1, 0) == 1 && (out.revents & (POLLERR | POLLHUP));
 }
 
 int cli_flush_output(int code)
@@ -158,6 +169,11 @@ const char *cli_bytes_text(char *to, size_t bytes, double value)
 	snprintf(
 		to, bytes, unit == 0 || value >= 99.95 ? "%.0f %s" : "%.1f %s", value, units[unit]);
 	return to;
+}
+
+const char *cli_plural(long long n)
+{
+	return n == 1 ? "" : "s";
 }
 
 int64_t cli_now_ns(void)

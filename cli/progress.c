@@ -243,6 +243,8 @@ void cli_progress_summary(const struct cli_progress *progress, char *out, size_t
 
 	snprintf(out, bytes, "%s", "");
 	if (progress->any)
-		snprintf(out, bytes, "%.0f iterations, %saccuracy %.2f %%, ", s->iteration,
-			tested ? "test " : "", tested ? s->test_accuracy : s->accuracy);
+		snprintf(out, bytes, "%.0f iteration%s, %s %.2f %%, ", s->iteration,
+			s->iteration == 1 ? "" : "s",
+			tested ? "test accuracy" : "training accuracy of its last batch",
+			tested ? s->test_accuracy : s->accuracy);
 }

@@ -199,7 +199,7 @@ static int dry_run(const struct cli_job *job)
 static int supervise(const struct cli_job *job, bool smoke)
 {
 	struct cli_progress *progress = cli_progress_new();
-	char reason[1024] = "", summary[128];
+	char reason[1024] = "", summary[128], seen[PATH_MAX];
 	int64_t begin = cli_now_ns();
 	struct cli_status status;
 	int code;
@@ -213,7 +213,8 @@ static int supervise(const struct cli_job *job, bool smoke)
 	cli_status_end(job, &status, code, reason);
 	if (code == CLI_OK) {
 		cli_progress_summary(progress, summary, sizeof(summary));
-		printf("finished: %s, %s%.1f s\n", smoke ? "smoke test" : job->run_dir, summary,
+		printf("finished: %s, %s%.1f s\n",
+			smoke ? "smoke test" : cli_seen_path(job->run_dir, seen), summary,
 			(double)(cli_now_ns() - begin) / 1e9);
 		if (smoke)
 			cli_remove_tree(job->run_dir);

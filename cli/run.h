@@ -40,6 +40,12 @@ void cli_worker_settings(
 void cli_worker_environment(
 	const struct cli_job *job, size_t i, int progress_fd, struct cli_strings *out);
 
+/* Where this process's folder is as seen from the user's, if that is another. */
+#define CLI_SEEN_AS "PSGD_SEEN_AS"
+
+/* A path as the user sees it, for messages: in out, or path itself. */
+const char *cli_seen_path(const char *path, char out[PATH_MAX]);
+
 /* <run dir>/resolved.worker<N>.yaml, and worker<N>.log. */
 void cli_worker_config_path(const struct cli_job *job, size_t i, char *out, size_t bytes);
 void cli_worker_log_path(const struct cli_job *job, size_t i, char *out, size_t bytes);

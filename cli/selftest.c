@@ -266,12 +266,12 @@ static int run(const struct arguments *a, struct cli_selftest *t)
 	int code = open_tested(a, &t->sides[CLI_TESTED], tested, sizeof(tested));
 
 	if (code != CLI_OK) {
-		cli_complain("selftest: %s", tested);
+		cli_complain_as("selftest", "%s", tested);
 		return code;
 	}
 	code = open_cpu(PSGD_CPU_FEATURES, &t->sides[CLI_REFERENCE], reference, sizeof(reference));
 	if (code != CLI_OK) {
-		cli_complain("selftest: %s", reference);
+		cli_complain_as("selftest", "%s", reference);
 		return code;
 	}
 	t->random = (uint64_t)a->seed;
@@ -297,7 +297,7 @@ int cli_selftest(int argc, char **argv)
 		return CLI_USAGE;
 	t = calloc(1, sizeof(*t));
 	if (!t) {
-		cli_complain("selftest: out of memory");
+		cli_complain_as("selftest", "out of memory");
 		return CLI_FAILED;
 	}
 	code = run(&a, t);

@@ -120,20 +120,22 @@ static void watch(struct supervisor *s)
 static void report_failure(const struct supervisor *s, char *reason, size_t bytes)
 {
 	size_t first = s->workers.first;
-	char path[PATH_MAX], tail[4096], what[64];
+	char path[PATH_MAX], seen_path[PATH_MAX], tail[4096], what[64];
+	const char *seen;
 	bool any;
 
 	cli_family_describe(
 		&s->workers.children[first], "worker", worker_of(s, first), what, sizeof(what));
 	cli_worker_log_path(s->job, first, path, sizeof(path));
+	seen = cli_seen_path(path, seen_path);
 	any = cli_read_tail(path, tail, sizeof(tail));
 	snprintf(
 		reason, bytes, "%s%s%s", what, any ? ": " : "", any ? cli_last_lines(tail, 1) : "");
 	if (first == 0 || !any) {
-		fprintf(stderr, "%s (first failure); its log: %s\n", what, path);
+		fprintf(stderr, "%s (first failure); its log: %s\n", what, seen);
 		return;
 	}
-	fprintf(stderr, "%s (first failure); last lines of %s:\n", what, path);
+	fprintf(stderr, "%s (first failure); last lines of %s:\n", what, seen);
 	fprintf(stderr, "%s\n", cli_last_lines(tail, TAIL_LINES));
 }
 
@@ -159,6 +161,7 @@ int cli_supervise(
 	const struct cli_job *job, struct cli_progress *progress, char *reason, size_t reason_bytes)
 {
 	struct supervisor s = {.job = job, .progress = progress, .pipes = {-1, -1, -1}};
+	char seen[PATH_MAX];
 	int code = CLI_FAILED;
 
 	if (!cli_family_open(&s.workers, job->n_workers, GRACE_NS))
@@ -172,7 +175,7 @@ int cli_supervise(
 		code = cli_family_exit_code(&s.workers);
 		if (s.workers.signal) {
 			snprintf(reason, reason_bytes, "ended by signal %d", s.workers.signal);
-			fprintf(stderr, "%s: %s\n", job->run_dir, reason);
+			fprintf(stderr, "%s: %s\n", cli_seen_path(job->run_dir, seen), reason);
 		} else if (s.workers.first != CLI_NO_CHILD) {
 			report_failure(&s, reason, reason_bytes);
 		}

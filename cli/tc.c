@@ -42,11 +42,17 @@ int cli_tc_complain(const char *what, psgd_status status, const char *error)
 	return cli_tc_exit_code(status);
 }
 
-bool cli_tc_interface_exists(const char *what, const char *interface)
+int cli_tc_complain_as(const char *command, psgd_status status, const char *error)
+{
+	cli_complain_as(command, "%s", *error ? error : psgd_status_text(status));
+	return cli_tc_exit_code(status);
+}
+
+bool cli_tc_interface_exists(const char *command, const char *interface)
 {
 	if (if_nametoindex(interface))
 		return true;
-	cli_complain("%s: there is no network interface '%s' here", what, interface);
+	cli_complain_as(command, "there is no network interface '%s' here", interface);
 	return false;
 }
 
@@ -72,7 +78,7 @@ const char *cli_tc_owner_text(char *to, size_t bytes, const struct psgd_tc_state
 {
 	switch (state->owner) {
 	case PSGD_TC_NOBODY:
-		snprintf(to, bytes, "nobody");
+		snprintf(to, bytes, "none, set by hand");
 		break;
 	case PSGD_TC_ALIVE:
 		snprintf(to, bytes, "process %u, which is alive", state->owner_pid);

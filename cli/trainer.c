@@ -33,8 +33,8 @@ static bool in_search_path(char *out, size_t bytes)
 
 bool cli_find_trainer(char *out, size_t bytes)
 {
-	static const char *const places[] = {TRAINER, "../examples/image/" TRAINER};
-	char self[PATH_MAX];
+	static const char *const folders[] = {".", "../examples/image"};
+	char self[PATH_MAX], folder[2 * PATH_MAX], real[PATH_MAX];
 	ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	char *slash;
 
@@ -43,9 +43,14 @@ bool cli_find_trainer(char *out, size_t bytes)
 		slash = strrchr(self, '/');
 		if (slash)
 			*slash = '\0';
-		for (size_t i = 0; i < CLI_COUNT(places); i++) {
-			int n = snprintf(out, bytes, "%s/%s", self, places[i]);
+		for (size_t i = 0; i < CLI_COUNT(folders); i++) {
+			int n;
 
+			snprintf(folder, sizeof(folder), "%s/%s", self, folders[i]);
+			/* as people write it */
+			if (!realpath(folder, real))
+				continue;
+			n = snprintf(out, bytes, "%s/%s", real, TRAINER);
 			if (n > 0 && (size_t)n < bytes && runnable(out))
 				return true;
 		}

@@ -85,7 +85,7 @@ static void print_link(const struct psgd_config *config, json_int_t workers)
 {
 	const struct psgd_config_network *net = &config->network_limits;
 
-	printf("  %lld workers", (long long)workers);
+	printf("  %lld worker%s", (long long)workers, cli_plural(workers));
 	if (net->enable) {
 		print_limit("out", net->egress_mbps);
 		print_limit("in", net->ingress_mbps);
@@ -126,19 +126,22 @@ static void print_plan(const struct psgd_config *config, const json_t *plan)
 {
 	bool limited = json_is_true(json_object_get(plan, "link_limited"));
 	bool predicted = limited && json_is_real(json_object_get(plan, "compute_ms"));
-	long long matrices = integer(plan, "matrices");
+	long long parameters = integer(plan, "parameters"), matrices = integer(plan, "matrices");
+	long long dense = integer(plan, "tensors") - matrices, buckets = integer(plan, "buckets");
+	long long dense_steps = integer(plan, "dense_steps");
 	const json_t *row;
 	size_t i;
 
-	printf("  %s: %lld parameters, %lld matrices, %lld dense tensors, %lld buckets\n",
-		config->model.name, (long long)integer(plan, "parameters"), matrices,
-		(long long)integer(plan, "tensors") - matrices,
-		(long long)integer(plan, "buckets"));
+	printf("  %s: %lld parameter%s, %lld %s, %lld dense tensor%s, %lld bucket%s\n",
+		config->model.name, parameters, cli_plural(parameters), matrices,
+		matrices == 1 ? "matrix" : "matrices", dense, cli_plural(dense), buckets,
+		cli_plural(buckets));
 	print_link(config, integer(plan, "workers"));
 	printf("  rank control: %s\n", json_string_value(json_object_get(plan, "rank_control")));
-	if (integer(plan, "dense_steps") > 0)
-		printf("  the first %lld steps are dense\n",
-			(long long)integer(plan, "dense_steps"));
+	if (dense_steps == 1)
+		printf("  the first step is dense\n");
+	else if (dense_steps > 1)
+		printf("  the first %lld steps are dense\n", dense_steps);
 	if (integer(plan, "sync_bytes") > 0)
 		printf("  SyncBatchNorm: at most %lld bytes more in a step, not in these times\n",
 			(long long)integer(plan, "sync_bytes"));

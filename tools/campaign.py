@@ -6,7 +6,8 @@ usage: tools/campaign.py FOLDER --target PERCENT [--csv FILE]
 Looks below FOLDER for run folders, whose names end in _seed<N>, and takes together what differs in
 the seed alone: runs of one method (the name without link and seed) over one link
 (network_limits.egress_mbps). A run that is not finished is refused, and so is a second one of the
-same method, link and seed. Deviations are of the sample, over the seeds. The time to the target
+same method, link and seed, and one with more or fewer workers. iterations_per_s is iterations over
+their time, waiting included, evaluation not, as in the table of `psgd batch`. Deviations are of the sample, over the seeds. The time to the target
 is elapsed_time at the first epoch that reaches it, on the line between it and the epoch before.
 """
 import argparse
@@ -127,12 +128,13 @@ def add_best_fixed(rows):
 
 
 def tabulate(root, target):
-    groups, folders = {}, {}
+    groups, folders, alikes = {}, {}, {}
     for folder, method, seed in run_folders(root):
         link = link_of(folder)
         first = folders.setdefault((link, method, seed), folder)
         if first != folder:
             raise summary.Unreadable(f'{folder}: {first} has the same method, link and seed')
+        summary.check_alike(alikes.setdefault((link, method), folder), folder)
         groups.setdefault((link, method), []).append(measure(folder, target))
     if not groups:
         raise summary.Unreadable(f'{root}: no run folder whose name ends in _seed<N>')
@@ -166,14 +168,18 @@ def main(arguments):
     options = parser.parse_args(arguments)
     try:
         rows = tabulate(options.folder, options.target)
-    except summary.Unreadable as error:
-        print(f'campaign: {error}', file=sys.stderr)
+    except (summary.Unreadable, OSError) as error:
+        print(f'campaign: {summary.reason(error)}', file=sys.stderr)
         return 1
-    if options.csv:
-        with open(options.csv, 'w', newline='', encoding='utf-8') as file:
-            writer = csv.writer(file, lineterminator='\n')
-            writer.writerow(COLUMNS)
-            writer.writerows([cell(row, column) for column in COLUMNS] for row in rows)
+    try:
+        if options.csv:
+            with open(options.csv, 'w', newline='', encoding='utf-8') as file:
+                writer = csv.writer(file, lineterminator='\n')
+                writer.writerow(COLUMNS)
+                writer.writerows([cell(row, column) for column in COLUMNS] for row in rows)
+    except OSError as error:
+        print(f'campaign: {summary.reason(error, options.csv)}', file=sys.stderr)
+        return 1
     print(text_of(rows))
     return 0
 

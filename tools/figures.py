@@ -66,7 +66,7 @@ def run_of(folder):
 
 def load(*roots):
     """The runs below some folders that have finished an epoch; each counts once."""
-    runs, folders = [], {}
+    runs, folders, alikes = [], {}, {}
     for root in roots:
         for folder, subfolders, names in os.walk(root):
             subfolders.sort()
@@ -79,6 +79,8 @@ def load(*roots):
                 if first != run.folder:
                     raise summary.Unreadable(
                         f'{run.folder}: {first} has the same method, link and seed')
+                alike = alikes.setdefault((run.link, run.method), run.folder)
+                summary.check_alike(alike, run.folder)
                 runs.append(run)
     if not runs:
         raise summary.Unreadable(f'{", ".join(roots)}: no run folder with a finished epoch')

@@ -10,6 +10,7 @@ import argparse
 import html
 import io
 import os
+import subprocess
 import sys
 
 import summary
@@ -51,6 +52,15 @@ def page_of(figures, runs, roots):
             f'<body><h1>{title}</h1>' + '\n'.join(parts) + '</body></html>\n')
 
 
+def remedy(system='/usr/bin/python3'):
+    """Packages are for the system's Python, which need not be the first in PATH."""
+    if os.path.exists(system) and os.path.realpath(system) != os.path.realpath(sys.executable):
+        look = [system, '-c', 'import matplotlib']
+        if subprocess.run(look, capture_output=True, check=False).returncode == 0:
+            return f'{system} has it, run {system} tools/report.py'
+    return 'install python3-matplotlib'
+
+
 def main(arguments):
     parser = argparse.ArgumentParser(prog='tools/report.py', description=__doc__.split('\n')[0])
     parser.add_argument('folders', metavar='FOLDER', nargs='+')
@@ -60,15 +70,19 @@ def main(arguments):
     try:
         import figures
     except ImportError as error:
-        print(f'report: {error}: install python3-matplotlib', file=sys.stderr)
+        print(f'report: {error} in {sys.executable}: {remedy()}', file=sys.stderr)
         return 1
     try:
         page = page_of(figures, figures.load(*options.folders), options.folders)
+    except (summary.Unreadable, OSError) as error:
+        print(f'report: {summary.reason(error)}', file=sys.stderr)
+        return 1
+    try:
         with open(options.out + '.new', 'w', encoding='utf-8') as file:
             file.write(page)
         os.replace(options.out + '.new', options.out)
-    except (summary.Unreadable, OSError) as error:
-        print(f'report: {error}', file=sys.stderr)
+    except OSError as error:
+        print(f'report: {summary.reason(error, options.out)}', file=sys.stderr)
         return 1
     print(options.out)
     return 0

@@ -88,6 +88,37 @@ def start_phase(folder):
     return 1
 
 
+def workers_of(folder):
+    """How many workers a run had, as it said when it began; None if it did not."""
+    path = os.path.join(folder, 'events.jsonl')
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding='utf-8') as file:
+        for line in file:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict) and event.get('event') == 'start':
+                return event.get('workers')
+    return None
+
+
+def check_alike(first, folder):
+    """Refuses to take runs with several numbers of workers for one method's."""
+    known, count = workers_of(first), workers_of(folder)
+    if count != known:
+        raise Unreadable(f'{folder} has workers: {count}, but {first} has {known}: runs of one '
+                         'method need as many; look at the others apart')
+
+
+def reason(error, name=None):
+    """An error of a file, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f'{name or error.filename}: {error.strerror}'
+    return str(error)
+
+
 def rank_events(folder):
     """The decisions in events.jsonl that changed the rank. The one for step 0 is none."""
     path = os.path.join(folder, 'events.jsonl')

@@ -111,6 +111,22 @@ class Campaign(unittest.TestCase):
                                     'monday/dense_seed0 has the same method, link and seed'):
             campaign.tabulate(self.root, 50)
 
+    def test_workers_are_not_mixed(self):
+        for seed, workers in enumerate((2, 2, 1)):
+            self.run_folder(f'dense_seed{seed}', [(10, 60)])
+            self.write(f'dense_seed{seed}/events.jsonl',
+                       f'{{"event": "start", "workers": {workers}}}\n')
+        with self.assertRaisesRegex(summary.Unreadable,
+                                    'dense_seed2 has workers: 1, but .*seed0 has 2: '):
+            campaign.tabulate(self.root, 50)
+
+    def test_a_table_that_cannot_be_written(self):
+        self.run_folder('dense_seed0', [(10, 60)])
+        out = os.path.join(self.root, 'none/x.csv')
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            self.assertEqual(campaign.main([self.root, '--target', '50', '--csv', out]), 1)
+        self.assertEqual(said.getvalue(), f'campaign: {out}: No such file or directory\n')
+
     def test_the_command(self):
         self.run_folder('dense_seed0', [(10, 60)])
         out, path = io.StringIO(), os.path.join(self.root, 'table.csv')

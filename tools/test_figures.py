@@ -134,6 +134,24 @@ class Figures(Folders):
         with self.assertRaisesRegex(summary.Unreadable, 'tuesday/a_seed0: .*monday/a_seed0'):
             figures.load(self.root)
 
+    def test_workers_are_not_mixed(self):
+        for seed, workers in enumerate((2, 2, 1)):
+            self.run_folder(f'a_seed{seed}', [40])
+            self.write(f'a_seed{seed}/events.jsonl',
+                       f'{{"event": "start", "workers": {workers}}}\n')
+        code, said = self.page()
+        self.assertEqual(code, 1)
+        self.assertRegex(said, r'^report: \S+/a_seed2 has workers: 1, but \S+/a_seed0 has 2: .*\n$')
+        shutil.rmtree(os.path.join(self.root, 'a_seed2'))
+        self.assertEqual(self.page()[0], 0)
+
+    def test_a_page_that_cannot_be_written(self):
+        self.run_folder('a_seed0', [40])
+        out = os.path.join(self.root, 'none/x.html')
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            self.assertEqual(report.main([self.root, '-o', out]), 1)
+        self.assertEqual(said.getvalue(), f'report: {out}: No such file or directory\n')
+
     def test_the_page(self):
         self.run_folder('<b>_seed0', [40, 50])
         self.run_folder('dense_seed0', [40, 50], ranks=(0, 0, 0, 0), link=None)
@@ -189,7 +207,15 @@ class Without(Folders):
         with mock.patch.dict(sys.modules, {'figures': None}):
             code, said = self.page()
         self.assertEqual(code, 1)
-        self.assertIn('install python3-matplotlib', said)
+        self.assertRegex(said, r'^report: .* in \S+: .*matplotlib|tools/report.py\n$')
+
+    def test_another_python_may_have_it(self):
+        for code, said in ((0, ' has it, run '), (1, 'install python3-matplotlib')):
+            other = os.path.join(self.root, f'python{code}')
+            self.write(other, f'#!/bin/sh\nexit {code}\n')
+            os.chmod(other, 0o755)
+            self.assertIn(said, report.remedy(other))
+        self.assertEqual(report.remedy(sys.executable), 'install python3-matplotlib')
 
 
 if __name__ == '__main__':

@@ -40,12 +40,18 @@ static void cap(const struct psgd_config *config, FILE *to)
 		fprintf(to, "measured once at step %u", c->force_start_iter);
 }
 
+/* "1 step", "2 steps" */
+static void count(FILE *to, unsigned n, const char *what)
+{
+	fprintf(to, "%u %s%s", n, what, n == 1 ? "" : "s");
+}
+
 static void windows(const struct psgd_config_accordion *a, FILE *to)
 {
 	if (a->stride_iters)
-		fprintf(to, "%u steps", a->stride_iters);
+		count(to, a->stride_iters, "step");
 	else
-		fprintf(to, "%u epochs", a->stride_epochs);
+		count(to, a->stride_epochs, "epoch");
 }
 
 static void high_and_low(const struct psgd_config *config, const char *what, FILE *to)
@@ -73,11 +79,13 @@ static void choice(const struct psgd_config *config, FILE *to)
 			fprintf(to, "r=%u", c->max_rank);
 		return;
 	case PSGD_CHOICE_SCHEDULE:
-		if (psgd__config_stages_choose(config))
+		if (psgd__config_stages_choose(config)) {
 			fprintf(to, "by the stages, else r=%u", c->base_rank);
-		else
-			fprintf(to, "by %u ranges of epochs, else r=%u",
-				c->rank_schedule.ranges_count, c->rank_schedule.default_rank);
+			return;
+		}
+		fputs("by ", to);
+		count(to, c->rank_schedule.ranges_count, "range");
+		fprintf(to, " of epochs, else r=%u", c->rank_schedule.default_rank);
 		return;
 	case PSGD_CHOICE_EPOCHNORM:
 		high_and_low(config, "the gradient", to);
@@ -89,20 +97,20 @@ static void choice(const struct psgd_config *config, FILE *to)
 	case PSGD_CHOICE_EMA:
 		fprintf(to,
 			"a candidate up where the gradient is %.3g times its average, one down at "
-			"%.3g times, every %u steps",
-			a->critical_factor, a->relaxed_factor, a->update_interval);
+			"%.3g times, every ",
+			a->critical_factor, a->relaxed_factor);
+		count(to, a->update_interval, "step");
 		return;
 	case PSGD_CHOICE_LGRECO:
-		fprintf(to,
-			"for each layer anew every %u steps, cheapest with %.3g times the error of "
-			"r=%u",
-			config->lgreco.adjust_iters, config->lgreco.alpha, c->base_rank);
+		fputs("for each layer anew every ", to);
+		count(to, config->lgreco.adjust_iters, "step");
+		fprintf(to, ", cheapest with %.3g times the error of r=%u", config->lgreco.alpha,
+			c->base_rank);
 		return;
 	case PSGD_CHOICE_ENTROPY:
-		fprintf(to,
-			"falls from the largest to r=%u with the gradient's entropy, every %u "
-			"steps",
-			c->min_rank, config->entropy.window_iters);
+		fprintf(to, "falls from the largest to r=%u with the gradient's entropy, every ",
+			c->min_rank);
+		count(to, config->entropy.window_iters, "step");
 		return;
 	case PSGD_CHOICE_REPLAY:
 		fprintf(to, "the ranks of %s", config->rank_control.replay);

@@ -268,7 +268,7 @@ START_TEST(who_decides)
 		{"rank_control={choice: replay, replay: e.jsonl}", "the ranks of e.jsonl"},
 		{"compression.rank_schedule={default_rank: 5, ranges: [{start_epoch: 0, "
 		 "end_epoch: 1, rank: 2}]}",
-			"by 1 ranges of epochs, else r=5"},
+			"by 1 range of epochs, else r=5"},
 		{"rank_control.choice=max", "r=8"},
 	};
 

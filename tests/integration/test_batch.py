@@ -10,6 +10,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ['PSGD_SOURCE'], 'tools'))
+import campaign  # noqa: E402
 import tap_unittest  # noqa: E402
 from batch_support import (Case, CONFIG, LIMITED, free_ports, hash_of, processes_in,  # noqa: E402
                            rows_of, run_of, state_of, until)
@@ -146,6 +147,10 @@ class OneNode(Case):
         self.write('a.yaml')
         code, said = self.batch('a.yaml', '--standalone')
         self.assertRegex(items_of(said)[0][2], r'^finished +\d+\.\d\d')
+        # without evaluation: as tools/campaign.py has it
+        made = run_of(self.root, 'a_seed7')
+        row = campaign.measure(made, 0)
+        self.assertEqual(items_of(said)[0][2].split()[-1], f'{row["iterations_per_s"]:.2f}')
         code, said = self.batch('a.yaml', '--standalone', '--smoke')
         self.assertEqual((code, items_of(said)[0][2].split()),
                          (0, ['finished', '-', '-', '-']), said)

@@ -278,7 +278,7 @@ START_TEST(a_file_that_cannot_be_written)
 	struct ended ended = run_psgd(
 		"bench allreduce -e 8 -n 1 -w 0 --transport local --json none/out.json", 60);
 
-	ck_assert_str_eq(ended.err, "psgd: bench: none/out.json: No such file or directory\n");
+	ck_assert_str_eq(ended.err, "psgd bench: none/out.json: No such file or directory\n");
 	ck_assert_int_eq(ended.code, 5);
 }
 END_TEST

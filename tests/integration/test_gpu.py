@@ -230,7 +230,7 @@ class Gpu(unittest.TestCase):
         code, said = self.end(self.start('compress', '--device', 'cuda', '--ordinal', '2',
                                          command='bench'))
         self.assertEqual((code, said),
-                         (5, 'psgd: bench: --device cuda: no CUDA device 2: there are 2\n'))
+                         (5, 'psgd bench: --device cuda: no CUDA device 2: there are 2\n'))
 
     # ---- peers ----
 

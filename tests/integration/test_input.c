@@ -152,12 +152,11 @@ static const struct refused {
 		"loopback "
 		"leads to no other node: use auto or model"},
 	{"net apply --egress 10", "psgd net apply: --interface is missing" SEE_APPLY},
-	{"net apply good.yaml",
-		"psgd: net apply: --interface is missing, and good.yaml names none"},
+	{"net apply good.yaml", "psgd net apply: --interface is missing, and good.yaml names none"},
 	{"net apply good.yaml --interface lo",
-		"psgd: net apply: good.yaml limits nothing: give --egress, --ingress, --latency or "
+		"psgd net apply: good.yaml limits nothing: give --egress, --ingress, --latency or "
 		"--loss"},
-	{"net apply --interface lo --egress 0", "psgd: net apply: this limits nothing: give "
+	{"net apply --interface lo --egress 0", "psgd net apply: this limits nothing: give "
 						"--egress, --ingress, --latency or --loss"},
 	{"net apply --interface lo --egress 10 --loss 100",
 		"psgd net apply: --loss: '100' is not 0 or a number from 0.0001 to "
@@ -166,14 +165,14 @@ static const struct refused {
 		"psgd net apply: --ingress: '10m' is not 0 or a number from 0.001 to "
 		"1000000000" SEE_APPLY},
 	{"net apply --interface lo --egress 10 --jitter 1",
-		"psgd: net apply: the jitter is above the latency"},
+		"psgd net apply: the jitter is above the latency"},
 	{"net apply --interface lo --egress 10 --unshaped-port 0",
 		"psgd net apply: --unshaped-port: '0' is not a whole number from 1 to "
 		"65535" SEE_APPLY},
 	{"net apply --interface nowhere0 --egress 10",
-		"psgd: net apply: there is no network interface 'nowhere0' here"},
-	{"net show nowhere0", "psgd: net show: there is no network interface 'nowhere0' here"},
-	{"net clear nowhere0", "psgd: net clear: there is no network interface 'nowhere0' here"},
+		"psgd net apply: there is no network interface 'nowhere0' here"},
+	{"net show nowhere0", "psgd net show: there is no network interface 'nowhere0' here"},
+	{"net clear nowhere0", "psgd net clear: there is no network interface 'nowhere0' here"},
 };
 
 START_TEST(refused_by_psgd)

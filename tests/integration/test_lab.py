@@ -184,7 +184,7 @@ class Refused(Case):
         for prefix in ways:
             for arguments in (('up',), ('down',), ('status',), ('exec', '0', '--', 'true')):
                 said = self.lab(*arguments, code=5, prefix=prefix)
-                self.assertRegex(said, r'^psgd: lab: needs root .*--standalone.*\n$')
+                self.assertRegex(said, r'^psgd lab: needs root .*--standalone.*\n$')
             if prefix != nobody:
                 self.assertIn('needs root', self.lab('run', 'a.yaml', code=5, prefix=prefix))
         self.gone()
@@ -274,7 +274,10 @@ class Runs(Case):
         self.write('a.yaml', CONFIG + limits)
         said = self.lab('run', 'a.yaml', '--dir', 'out', *arguments)
         self.gone()
-        self.assertIn('finished: ', said)
+        # as seen from the folder where it was called
+        place = re.search(r'^finished: (\S+), ', said, re.M)[1]
+        self.assertRegex(place, '^out/node0/')
+        self.assertTrue(os.path.exists(os.path.join(self.root, place, 'status.json')), place)
         if self.can_limit():
             # delays need more of the kernel than rates do
             self.assertRegex(said, r'limited by tc on eth0(, delay and losses by model, in each '

@@ -111,11 +111,10 @@ END_TEST
 static const struct {
 	const char *arguments, *err;
 } refused[] = {
-	{"net", "psgd: net: a word is missing; there are apply, show, clear and test\n"},
-	{"net aply", "psgd: net: unknown word 'aply'; there are apply, show, clear and test\n"},
-	{"net test",
-		"psgd: net: one worker has no network; say who the others are, or --standalone "
-		"--nproc-per-node 2\n"},
+	{"net", "psgd net: a word is missing; there are apply, show, clear and test\n"},
+	{"net aply", "psgd net: unknown word 'aply'; there are apply, show, clear and test\n"},
+	{"net test", "psgd net: one worker has no network; say who the others are, or --standalone "
+		     "--nproc-per-node 2\n"},
 	{"net test seed=1", "psgd net test: 'seed=1' needs a CONFIG\n"},
 	{"net test none.yaml --standalone --nproc-per-node 2", "none.yaml: "},
 	{"net test -b 1M -e 64K --standalone", "psgd net test: -b is above -e\n"},

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -65,6 +66,47 @@ class Progress(Case):
         self.assertEqual(len(self.lines_of(STEP, 'sleep 10.2; tell; sleep 0.3; tell')), 1)
 
 
+class Words(Case):
+    def test_help(self):
+        code, top, error = self.psgd('--help')
+        self.assertEqual((code, error), (0, ''))
+        for asked in (['help'], ['-h'], ['help', 'help'], ['help', '-h']):
+            self.assertEqual(self.psgd(*asked), (0, top, ''), asked)
+        for command in (['run'], ['net'], ['net', 'apply'], ['bench', 'compress'], ['lab', 'run']):
+            told = self.psgd(*command, '--help')
+            self.assertIn('Usage: psgd ' + ' '.join(command), told[1])
+            self.assertEqual(self.psgd('help', *command), told)
+            self.assertEqual(self.psgd(*command, '-h'), told)
+        self.assertEqual(self.psgd('help', 'rum'),
+                         (2, '', "psgd: unknown command 'rum'; did you mean 'run'?\n"))
+        # what a trainer is given is the trainer's
+        code, said, error = self.psgd('run', 'a.yaml', '--standalone', '--dry-run', '--',
+                                      'sh', '-h')
+        self.assertEqual((code, error), (0, ''))
+        self.assertIn('command: sh -h\n', said)
+
+    def test_places(self):
+        code, said, _ = self.psgd('info', '--json')
+        self.assertEqual(code, 0)
+        self.assertNotIn('/../', json.loads(said)['trainer'])
+
+    def test_numbers_of_things(self):
+        self.write('a.yaml', CONFIG + 'compression: {start_power_iterations: 1}\n')
+        code, said, _ = self.psgd('validate', 'a.yaml', '--world-size=1')
+        self.assertEqual(code, 0)
+        self.assertIn('\n  1 worker,', said)
+        self.assertIn('\n  the first step is dense\n', said)
+        self.assertNotRegex(said, r'\b1 [a-z]+s\b')
+
+    def test_what_was_not_tested(self):
+        """Only worker 0 knows the accuracy on the test images."""
+        self.write('trainer.sh', f"echo '{json.dumps(STEP)}' >&$PSGD_PROGRESS_FD\n")
+        code, said, _ = self.psgd('run', 'a.yaml', 'save_dir=s', '--standalone', '--', 'bash',
+                                  'trainer.sh')
+        self.assertEqual(code, 0)
+        self.assertIn(', training accuracy of its last batch 50.00 %, ', said)
+
+
 class Elsewhere(Case):
     """What is not on this machine is a note: it may be on those of the run."""
 
@@ -77,8 +119,9 @@ class Elsewhere(Case):
         self.assertEqual(self.notes(), [])
 
     def test_data_sets(self):
-        for name, there in (('fashion-mnist', 'train-images-idx3-ubyte'), ('cifar10', 'data_batch_1.bin'),
-                            ('cifar100', 'train.bin'), ('imagenet', '')):
+        for name, there in (('fashion-mnist', 'train-images-idx3-ubyte'),
+                            ('cifar10', 'data_batch_1.bin'), ('cifar100', 'train.bin'),
+                            ('imagenet', '')):
             os.mkdir(os.path.join(self.root, name))
             size = ['dataset.image_size=32'] if name == 'imagenet' else []
             given = [f'dataset.name={name}', 'model.num_classes=100', *size]
@@ -107,7 +150,7 @@ class Unwritable(Case):
         for arguments in (['info'], ['info', '--json'], ['validate', 'a.yaml'], ['--help'],
                           ['validate', '--json', 'a.yaml'], ['batch', 'a.yaml', '--list'],
                           ['--version'], ['run', '--help'], ['run', 'a.yaml', '--dry-run'],
-                          ['net', 'test', '--standalone', '--nproc-per-node=2', '-b', '8', '-e', '8'],
+                          ['net', 'test', '--standalone', '--nproc-per-node=2', '-e', '8'],
                           ['bench', 'compress', '--model=mlp', '--ranks=1', '--iterations=1']):
             self.refused(*arguments)
 
@@ -115,6 +158,15 @@ class Unwritable(Case):
         with open('/dev/full', 'w', encoding='utf-8') as full:
             code, _, said = self.psgd('validate', 'a.yaml', 'none.yaml', out=full)
         self.assertEqual(code, 2, said)
+
+    def test_a_reader_may_go_away(self):
+        read, write = os.pipe()
+        os.close(read)
+        self.addCleanup(os.close, write)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        done = subprocess.run([PSGD, 'info'], stdout=write, stderr=subprocess.PIPE, text=True,
+                              restore_signals=False, check=False)
+        self.assertEqual((done.returncode, done.stderr), (0, ''))
 
     def test_no_output_is_no_failure(self):
         done = subprocess.run(['bash', '-c', f'{PSGD} validate none.yaml >&-'], cwd=self.root,

@@ -202,7 +202,7 @@ class Refused(Case):
         node = self.nodes[0]
         code, said = node.psgd('net', 'apply', '--interface=v0', '--egress=10', weak=True)
         self.assertEqual(code, 5, said)
-        self.assertRegex(said, r'^psgd: net apply: .*CAP_NET_ADMIN.*\n$')
+        self.assertRegex(said, r'^psgd net apply: .*CAP_NET_ADMIN.*\n$')
         self.clean()
 
     def test_nodes_that_differ(self):
@@ -260,7 +260,7 @@ class ByHand(Case):
                          said)
         self.assertIsNotNone(burst, said)
         self.assertEqual(shown['burst_bytes'], int(burst[1]))
-        self.assertIn('\n  owner: nobody\n', node.psgd('net', 'show', weak=True)[1])
+        self.assertIn('\n  owner: none, set by hand\n', node.psgd('net', 'show', weak=True)[1])
         self.assertEqual(node.psgd('net', 'clear', '--orphans'),
                          (0, 'there are no orphans to remove\n'))
         self.assertTrue(node.shown()['limited'])
@@ -269,7 +269,7 @@ class ByHand(Case):
         self.assertEqual([node.shown()[key] for key in ('egress_bps', 'ingress_bps')],
                          [3 * 10**6, 0])
         self.assertEqual(node.psgd('net', 'clear', 'v0'),
-                         (0, 'v0: removed the limits of nobody\n'))
+                         (0, 'v0: removed the limits set by hand\n'))
         self.clean()
 
     def test_info(self):
