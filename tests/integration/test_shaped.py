@@ -178,7 +178,7 @@ class Refused(Case):
                       ('net', 'apply', '--interface=v0', 'c.yaml')):
             code, said = node.psgd(*words)
             self.assertEqual(code, 5, said)
-            self.assertRegex(said, r'^psgd: .*v0.*\n$')
+            self.assertRegex(said, r'^psgd(?: net apply)?: .*v0.*\n$')
         code, said = node.psgd('run', 'c.yaml', *self.place(node), '--dry-run',
                                'network_limits.method=auto')
         self.assertEqual(code, 0, said)
