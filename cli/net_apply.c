@@ -195,7 +195,7 @@ static int apply(const struct arguments *a, const struct psgd_config *config)
 	psgd_status status;
 	int code;
 
-	if (!interface || !cli_tc_interface_exists("net apply", interface))
+	if (!interface || !cli_tc_interface_exists_as("net apply", interface))
 		return CLI_USAGE;
 	code = find_link(a, config, &link);
 	if (code != CLI_OK)

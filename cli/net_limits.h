@@ -86,7 +86,8 @@ int cli_tc_complain(const char *what, psgd_status status, const char *error);
 int cli_tc_complain_as(const char *command, psgd_status status, const char *error);
 
 /* True if there is one; else complains. */
-bool cli_tc_interface_exists(const char *command, const char *interface);
+bool cli_tc_interface_exists(const char *what, const char *interface);
+bool cli_tc_interface_exists_as(const char *command, const char *interface);
 
 /* Prints the commands that put a link on an interface, each after `indent`. */
 int cli_tc_print_commands(

@@ -22,7 +22,7 @@ static int look(
 
 	*states = NULL;
 	*n = 0;
-	if (interface && !cli_tc_interface_exists(command, interface))
+	if (interface && !cli_tc_interface_exists_as(command, interface))
 		return CLI_USAGE;
 	for (;;) {
 		struct psgd_tc_state *more = realloc(*states, room * sizeof(*more));

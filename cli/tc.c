@@ -48,7 +48,15 @@ int cli_tc_complain_as(const char *command, psgd_status status, const char *erro
 	return cli_tc_exit_code(status);
 }
 
-bool cli_tc_interface_exists(const char *command, const char *interface)
+bool cli_tc_interface_exists(const char *what, const char *interface)
+{
+	if (if_nametoindex(interface))
+		return true;
+	cli_complain("%s: there is no network interface '%s' here", what, interface);
+	return false;
+}
+
+bool cli_tc_interface_exists_as(const char *command, const char *interface)
 {
 	if (if_nametoindex(interface))
 		return true;

@@ -46,8 +46,8 @@ class Progress(Case):
         """What is printed of a trainer that tells this step."""
         self.write('trainer.sh',
                    f"tell() {{ echo '{json.dumps(step)}' >&$PSGD_PROGRESS_FD; }}\n{script}\n")
-        code, said, error = self.psgd('run', 'a.yaml', 'save_dir=s', '--standalone', '--overwrite',
-                                      '--', 'bash', 'trainer.sh')
+        code, said, error = self.psgd('run', 'a.yaml', 'save_dir=s', '--standalone',
+                                      '--overwrite', '--', 'bash', 'trainer.sh')
         self.assertEqual((code, error), (0, ''))
         return re.findall(r'^epoch .*', said, re.M)
 
