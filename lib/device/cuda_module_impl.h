@@ -91,6 +91,19 @@ void psgd__cuda_release(struct psgd__cuda *d);
 psgd_status psgd__cuda_projections(
 	struct psgd__cuda_call *call, const struct psgd__matrix *list, size_t count, bool back);
 
+/* The table's calls of a round. */
+psgd_status psgd__cuda_round_start(void *self, const struct psgd__start *list, size_t count,
+	uint64_t seed, float eps, psgd_stream stream);
+psgd_status psgd__cuda_round_absorb_project(
+	void *self, const struct psgd__matrix *list, size_t count, psgd_stream stream);
+psgd_status psgd__cuda_round_orthonormalize(
+	void *self, const struct psgd__panel *list, size_t count, float eps, psgd_stream stream);
+psgd_status psgd__cuda_round_back_project(
+	void *self, const struct psgd__matrix *list, size_t count, psgd_stream stream);
+psgd_status psgd__cuda_round_reconstruct(
+	void *self, const struct psgd__matrix *list, size_t count, psgd_stream stream);
+psgd_status psgd__cuda_round_finish(void *self, const struct psgd__finish *f, psgd_stream stream);
+
 /* Bytes of the slot that a list takes for each item. */
 #define PSGD__CUDA_EACH(type) (sizeof(type) + sizeof(uint32_t))
 

@@ -1,283 +1,12 @@
-/* The table of kernels on CUDA: lists of matrices to the device, then one launch for all of them.
- */
+/* The table of kernels on CUDA, and what in it is not of a round. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/base.h"
 #include "device/cuda_items.h"
-#include "device/cuda_module_impl.h"
+#include "device/cuda_module_list.h"
 
 #define SAMPLE_VALUES (1 << 20) /* that are brought at a time */
-
-static bool aligned(const void *memory)
-{
-	return (uintptr_t)memory % 16 == 0;
-}
-
-static int64_t pieces(int64_t all, int64_t piece)
-{
-	return all / piece + (all % piece != 0);
-}
-
-/* A list in a slot, and how many tiles it has. */
-struct list {
-	struct psgd__cuda_call *call;
-	void *items;
-	uint32_t *first;
-	size_t count;
-	uint64_t tiles;
-};
-
-static struct list list_put(struct psgd__cuda_call *call, size_t count, size_t each)
-{
-	struct list list = {.call = call, .count = count};
-
-	list.items = psgd__cuda_put(call, count * each);
-	list.first = psgd__cuda_put(call, count * sizeof(*list.first));
-	return list;
-}
-
-/* Items are cut one after the other, from the first. */
-static void list_cut(struct list *list, size_t k, int64_t tiles)
-{
-	list->first[k] = (uint32_t)list->tiles;
-	list->tiles += (uint64_t)tiles;
-}
-
-static psgd_status list_ready(const struct list *list, struct psgd__cuda_cut *cut)
-{
-	if (list->tiles > INT32_MAX) {
-		psgd__cuda_say(list->call->d, "a list too large for one launch");
-		return PSGD_ERR_INVALID;
-	}
-	cut->first = psgd__cuda_place(list->call, list->first);
-	cut->count = (uint32_t)list->count;
-	cut->tiles = (uint32_t)list->tiles;
-	return PSGD_OK;
-}
-
-static psgd_status cuda_absorb_project(
-	void *self, const struct psgd__matrix *list, size_t count, psgd_stream stream)
-{
-	struct psgd__cuda_call call;
-
-	PSGD__TRY(psgd__cuda_begin(&call, self, stream, "psgd absorb_project", count,
-		PSGD__CUDA_EACH(struct psgd__cuda_matrix) +
-			PSGD__CUDA_EACH(struct psgd__cuda_sum)));
-	return psgd__cuda_end(&call, psgd__cuda_projections(&call, list, count, false));
-}
-
-static psgd_status cuda_back_project(
-	void *self, const struct psgd__matrix *list, size_t count, psgd_stream stream)
-{
-	struct psgd__cuda_call call;
-
-	PSGD__TRY(psgd__cuda_begin(&call, self, stream, "psgd back_project", count,
-		PSGD__CUDA_EACH(struct psgd__cuda_matrix) +
-			PSGD__CUDA_EACH(struct psgd__cuda_sum)));
-	return psgd__cuda_end(&call, psgd__cuda_projections(&call, list, count, true));
-}
-
-static psgd_status start(struct psgd__cuda_call *call, const struct psgd__start *list, size_t count,
-	uint64_t seed, float eps)
-{
-	struct psgd__cuda_start *items = psgd__cuda_put(call, count * sizeof(*items));
-
-	for (size_t k = 0; k < count; k++)
-		items[k] = (struct psgd__cuda_start){
-			.q = list[k].q,
-			.from = list[k].from,
-			.m = list[k].m,
-			.r = list[k].r,
-			.tensor = list[k].tensor,
-			.draw = list[k].draw,
-			.redraw = list[k].redraw,
-		};
-	PSGD__TRY(psgd__cuda_send(call));
-	return psgd__cuda_status(call->d,
-		psgd__cuda_start(
-			psgd__cuda_place(call, items), (uint32_t)count, seed, eps, call->stream),
-		"start");
-}
-
-static psgd_status cuda_start(void *self, const struct psgd__start *list, size_t count,
-	uint64_t seed, float eps, psgd_stream stream)
-{
-	struct psgd__cuda_call call;
-
-	if (!count)
-		return PSGD_OK;
-	PSGD__TRY(psgd__cuda_begin(
-		&call, self, stream, "psgd start", count, sizeof(struct psgd__cuda_start)));
-	return psgd__cuda_end(&call, start(&call, list, count, seed, eps));
-}
-
-static psgd_status orthonormalize(
-	struct psgd__cuda_call *call, const struct psgd__panel *list, size_t count, float eps)
-{
-	struct psgd__cuda_panel *items = psgd__cuda_put(call, count * sizeof(*items));
-
-	for (size_t k = 0; k < count; k++)
-		items[k] = (struct psgd__cuda_panel){
-			.data = list[k].data, .rows = list[k].rows, .cols = list[k].cols};
-	PSGD__TRY(psgd__cuda_send(call));
-	return psgd__cuda_status(call->d,
-		psgd__cuda_orthonormalize(
-			psgd__cuda_place(call, items), (uint32_t)count, eps, call->stream),
-		"orthonormalize");
-}
-
-static psgd_status cuda_orthonormalize(
-	void *self, const struct psgd__panel *list, size_t count, float eps, psgd_stream stream)
-{
-	struct psgd__cuda_call call;
-
-	if (!count)
-		return PSGD_OK;
-	PSGD__TRY(psgd__cuda_begin(&call, self, stream, "psgd orthonormalize", count,
-		sizeof(struct psgd__cuda_panel)));
-	return psgd__cuda_end(&call, orthonormalize(&call, list, count, eps));
-}
-
-/* Matrices for the last pass. message: of r = 0, p is what g becomes. */
-static struct list put_products(
-	struct psgd__cuda_call *call, const struct psgd__matrix *from, size_t count, bool message)
-{
-	struct list list = list_put(call, count, sizeof(struct psgd__cuda_matrix));
-	struct psgd__cuda_matrix *items = list.items;
-
-	for (size_t k = 0; k < count; k++) {
-		const struct psgd__matrix *x = &from[k];
-		const bool flat = !x->r;
-
-		items[k] = (struct psgd__cuda_matrix){
-			.g = x->g,
-			.e = x->e,
-			.p = flat && !message ? NULL : x->p,
-			.q = x->q,
-			.keep = message ? x->keep : NULL,
-			.n = x->n,
-			.m = x->m,
-			.r = x->r,
-			.rows = flat ? 0 : PSGD__CUDA_FINISH_ROWS,
-			.across = (uint32_t)pieces(x->m, PSGD__CUDA_STRIP),
-			.vectors = aligned(x->g) && aligned(x->e),
-		};
-		if (flat)
-			items[k].vectors &= (uint32_t)aligned(items[k].p);
-		else
-			items[k].vectors &= x->m % 4 == 0;
-		list_cut(&list, k,
-			flat ? pieces(x->n * x->m, PSGD__CUDA_FLAT)
-			     : pieces(x->m, PSGD__CUDA_STRIP) *
-					pieces(x->n, PSGD__CUDA_FINISH_ROWS));
-	}
-	return list;
-}
-
-static psgd_status reconstruct(
-	struct psgd__cuda_call *call, const struct psgd__matrix *from, size_t count)
-{
-	const struct list list = put_products(call, from, count, false);
-	struct psgd__cuda_cut cut;
-
-	PSGD__TRY(list_ready(&list, &cut));
-	PSGD__TRY(psgd__cuda_send(call));
-	return psgd__cuda_status(call->d,
-		psgd__cuda_finish(
-			psgd__cuda_place(call, list.items), &cut, 1.0f, NULL, call->stream),
-		"reconstruct");
-}
-
-static psgd_status cuda_reconstruct(
-	void *self, const struct psgd__matrix *list, size_t count, psgd_stream stream)
-{
-	struct psgd__cuda_call call;
-
-	if (!count)
-		return PSGD_OK;
-	PSGD__TRY(psgd__cuda_begin(&call, self, stream, "psgd reconstruct", count,
-		PSGD__CUDA_EACH(struct psgd__cuda_matrix)));
-	return psgd__cuda_end(&call, reconstruct(&call, list, count));
-}
-
-static struct list put_spans(
-	struct psgd__cuda_call *call, const struct psgd__span *from, size_t count)
-{
-	struct list list = list_put(call, count, sizeof(struct psgd__cuda_span));
-	struct psgd__cuda_span *items = list.items;
-
-	for (size_t k = 0; k < count; k++) {
-		items[k] = (struct psgd__cuda_span){from[k].data, from[k].count};
-		list_cut(&list, k, pieces(from[k].count, PSGD__CUDA_FLAT));
-	}
-	return list;
-}
-
-/* The spans were sent. */
-static psgd_status look(struct psgd__cuda_call *call, const struct list *spans, uint32_t *bad)
-{
-	struct psgd__cuda_cut cut;
-
-	PSGD__TRY(list_ready(spans, &cut));
-	if (!cut.tiles)
-		return PSGD_OK;
-	return psgd__cuda_status(call->d,
-		psgd__cuda_finite(psgd__cuda_place(call, spans->items), &cut,
-			psgd__cuda_place(call, bad), call->stream),
-		"finite");
-}
-
-/* In the slot: from where to where a driver's thread copies the verdict. */
-struct verdict {
-	uint32_t *to;
-	uint32_t bad; /* also on the device */
-	uint32_t reserved;
-};
-
-static void tell(void *user)
-{
-	const struct verdict *verdict = user;
-
-	*verdict->to = verdict->bad;
-}
-
-static psgd_status finish(struct psgd__cuda_call *call, const struct psgd__finish *f)
-{
-	struct verdict *verdict = psgd__cuda_put(call, sizeof(*verdict));
-	const struct list spans = put_spans(call, f->messages, f->n_messages);
-	const struct list list = put_products(call, f->list, f->count, true);
-	uint32_t *bad = &verdict->bad;
-	struct psgd__cuda_cut cut;
-
-	verdict->to = f->nonfinite;
-	PSGD__TRY(list_ready(&list, &cut));
-	PSGD__TRY(psgd__cuda_send(call));
-	PSGD__TRY(look(call, &spans, bad));
-	if (cut.tiles)
-		PSGD__TRY(psgd__cuda_status(call->d,
-			psgd__cuda_finish(psgd__cuda_place(call, list.items), &cut, f->mean,
-				f->as_is ? NULL : psgd__cuda_place(call, bad), call->stream),
-			"finish"));
-	PSGD__TRY(psgd__cuda_status(call->d,
-		cudaMemcpyAsync(bad, psgd__cuda_place(call, bad), sizeof(*bad),
-			cudaMemcpyDeviceToHost, call->stream),
-		"cudaMemcpyAsync"));
-	return psgd__cuda_status(
-		call->d, cudaLaunchHostFunc(call->stream, tell, verdict), "cudaLaunchHostFunc");
-}
-
-static psgd_status cuda_finish(void *self, const struct psgd__finish *f, psgd_stream stream)
-{
-	struct psgd__cuda_call call;
-	size_t count;
-
-	if (__builtin_add_overflow(f->count, f->n_messages, &count))
-		return PSGD_ERR_INVALID;
-	PSGD__TRY(psgd__cuda_begin(&call, self, stream, "psgd finish", count,
-		PSGD__CUDA_EACH(struct psgd__cuda_matrix)));
-	return psgd__cuda_end(&call, finish(&call, f));
-}
 
 static psgd_status cuda_axpby(
 	void *self, int64_t count, float a, const float *x, float b, float *y, psgd_stream stream)
@@ -287,16 +16,18 @@ static psgd_status cuda_axpby(
 	if (count < 1)
 		return PSGD_OK;
 	PSGD__TRY(psgd__cuda_begin(&call, self, stream, "psgd axpby", 0, 0));
-	return psgd__cuda_end(&call,
-		psgd__cuda_status(call.d,
-			psgd__cuda_axpby(count, a, x, b, y, aligned(x) && aligned(y), call.stream),
-			"axpby"));
+	return psgd__cuda_end(
+		&call, psgd__cuda_status(call.d,
+			       psgd__cuda_axpby(count, a, x, b, y,
+				       psgd__cuda_aligned(x) && psgd__cuda_aligned(y), call.stream),
+			       "axpby"));
 }
 
 static psgd_status accumulate(
 	struct psgd__cuda_call *call, const struct psgd__addend *from, size_t count)
 {
-	struct list list = list_put(call, count, sizeof(struct psgd__cuda_addend));
+	struct psgd__cuda_list list =
+		psgd__cuda_list_put(call, count, sizeof(struct psgd__cuda_addend));
 	struct psgd__cuda_addend *items = list.items;
 	struct psgd__cuda_cut cut;
 
@@ -304,10 +35,11 @@ static psgd_status accumulate(
 		items[k] = (struct psgd__cuda_addend){.to = from[k].to,
 			.from = from[k].from,
 			.count = from[k].count,
-			.vectors = aligned(from[k].to) && aligned(from[k].from)};
-		list_cut(&list, k, pieces(from[k].count, PSGD__CUDA_FLAT));
+			.vectors =
+				psgd__cuda_aligned(from[k].to) && psgd__cuda_aligned(from[k].from)};
+		psgd__cuda_list_cut(&list, k, psgd__cuda_pieces(from[k].count, PSGD__CUDA_FLAT));
 	}
-	PSGD__TRY(list_ready(&list, &cut));
+	PSGD__TRY(psgd__cuda_list_ready(&list, &cut));
 	if (!cut.tiles)
 		return PSGD_OK;
 	PSGD__TRY(psgd__cuda_send(call));
@@ -334,12 +66,12 @@ _Static_assert(PSGD__CUDA_FLAT == PSGD__SQUARES, "a block sums a part");
 static psgd_status sum_squares(
 	struct psgd__cuda_call *call, const struct psgd__span *from, size_t count, double *out)
 {
-	const struct list spans = put_spans(call, from, count);
+	const struct psgd__cuda_list spans = psgd__cuda_list_spans(call, from, count);
 	struct psgd__cuda_cut cut;
 	const double *sum;
 	double *sums;
 
-	PSGD__TRY(list_ready(&spans, &cut));
+	PSGD__TRY(psgd__cuda_list_ready(&spans, &cut));
 	if (!cut.tiles)
 		return PSGD_OK;
 	PSGD__TRY(psgd__cuda_send(call));
@@ -352,7 +84,7 @@ static psgd_status sum_squares(
 	for (size_t k = 0; k < count; k++) {
 		double squares = 0.0;
 
-		for (int64_t i = pieces(from[k].count, PSGD__CUDA_FLAT); i > 0; i--)
+		for (int64_t i = psgd__cuda_pieces(from[k].count, PSGD__CUDA_FLAT); i > 0; i--)
 			squares += *sum++;
 		*out += squares;
 	}
@@ -366,7 +98,7 @@ static psgd_status cuda_sum_squares(
 	size_t tiles = 0;
 
 	for (size_t k = 0; k < count; k++)
-		tiles += (size_t)pieces(list[k].count, PSGD__CUDA_FLAT);
+		tiles += (size_t)psgd__cuda_pieces(list[k].count, PSGD__CUDA_FLAT);
 	if (!tiles)
 		return PSGD_OK;
 	PSGD__TRY(psgd__cuda_begin(&call, self, stream, "psgd sum_squares", count + tiles,
@@ -378,10 +110,10 @@ static psgd_status all_finite(
 	struct psgd__cuda_call *call, const struct psgd__span *from, size_t count, int *out)
 {
 	uint32_t *bad = psgd__cuda_put(call, sizeof(*bad));
-	const struct list spans = put_spans(call, from, count);
+	const struct psgd__cuda_list spans = psgd__cuda_list_spans(call, from, count);
 
 	PSGD__TRY(psgd__cuda_send(call));
-	PSGD__TRY(look(call, &spans, bad));
+	PSGD__TRY(psgd__cuda_look(call, &spans, bad));
 	PSGD__TRY(psgd__cuda_fetch(call, bad, sizeof(*bad)));
 	*out = !*bad;
 	return PSGD_OK;
@@ -436,7 +168,8 @@ out:
 static psgd_status fill(
 	struct psgd__cuda_call *call, const struct psgd__fill *from, size_t count, uint64_t seed)
 {
-	struct list list = list_put(call, count, sizeof(struct psgd__cuda_fill));
+	struct psgd__cuda_list list =
+		psgd__cuda_list_put(call, count, sizeof(struct psgd__cuda_fill));
 	struct psgd__cuda_fill *items = list.items;
 	struct psgd__cuda_cut cut;
 
@@ -449,9 +182,10 @@ static psgd_status fill(
 			.tensor = from[k].tensor,
 			.draw = from[k].draw,
 		};
-		list_cut(&list, k, pieces(from[k].rows * from[k].cols, PSGD__CUDA_FLAT));
+		psgd__cuda_list_cut(
+			&list, k, psgd__cuda_pieces(from[k].rows * from[k].cols, PSGD__CUDA_FLAT));
 	}
-	PSGD__TRY(list_ready(&list, &cut));
+	PSGD__TRY(psgd__cuda_list_ready(&list, &cut));
 	if (!cut.tiles)
 		return PSGD_OK;
 	PSGD__TRY(psgd__cuda_send(call));
@@ -503,12 +237,12 @@ static psgd_status cuda_sample(
 
 const struct psgd_kernels psgd__cuda_kernels = {
 	.size = sizeof(psgd__cuda_kernels),
-	.start = cuda_start,
-	.absorb_project = cuda_absorb_project,
-	.orthonormalize = cuda_orthonormalize,
-	.back_project = cuda_back_project,
-	.reconstruct = cuda_reconstruct,
-	.finish = cuda_finish,
+	.start = psgd__cuda_round_start,
+	.absorb_project = psgd__cuda_round_absorb_project,
+	.orthonormalize = psgd__cuda_round_orthonormalize,
+	.back_project = psgd__cuda_round_back_project,
+	.reconstruct = psgd__cuda_round_reconstruct,
+	.finish = psgd__cuda_round_finish,
 	.axpby = cuda_axpby,
 	.accumulate = cuda_accumulate,
 	.sum_squares = cuda_sum_squares,

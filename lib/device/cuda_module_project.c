@@ -1,17 +1,7 @@
 /* The passes before an all-reduce: how g is cut into tiles, and cuBLAS for many columns. */
 #include "base/base.h"
 #include "device/cuda_items.h"
-#include "device/cuda_module_impl.h"
-
-static int64_t pieces(int64_t all, int64_t piece)
-{
-	return all / piece + (all % piece != 0);
-}
-
-static bool aligned(const void *memory)
-{
-	return (uintptr_t)memory % 16 == 0;
-}
+#include "device/cuda_module_list.h"
 
 /* A projection of one matrix: which sums it is made of. */
 struct cut {
@@ -30,9 +20,10 @@ static struct cut cut_of(const struct psgd__matrix *x, bool back)
 	const int64_t width = x->m < cols ? x->m : cols;
 	const int64_t unit = back ? PSGD__CUDA_BACK_ROWS : PSGD__CUDA_PROJECT_ROWS;
 	const int64_t values = back ? 2 * PSGD__CUDA_FLAT : PSGD__CUDA_FLAT;
-	struct cut cut = {.rows = values / width / unit * unit, .across = pieces(x->m, cols)};
+	struct cut cut = {
+		.rows = values / width / unit * unit, .across = psgd__cuda_pieces(x->m, cols)};
 
-	cut.down = pieces(x->n, cut.rows);
+	cut.down = psgd__cuda_pieces(x->n, cut.rows);
 	cut.terms = back ? cut.down : cut.across;
 	cut.values = (back ? x->m : x->n) * x->r;
 	return cut;
@@ -47,8 +38,9 @@ static bool by_kernel(const struct psgd__matrix *x)
 static uint64_t put_flat(struct psgd__cuda_matrix *to, const struct psgd__matrix *x)
 {
 	to->p = x->r ? NULL : x->p;
-	to->vectors = aligned(x->g) && aligned(x->e) && aligned(to->p);
-	return x->e || to->p ? (uint64_t)pieces(x->n * x->m, PSGD__CUDA_FLAT) : 0;
+	to->vectors =
+		psgd__cuda_aligned(x->g) && psgd__cuda_aligned(x->e) && psgd__cuda_aligned(to->p);
+	return x->e || to->p ? (uint64_t)psgd__cuda_pieces(x->n * x->m, PSGD__CUDA_FLAT) : 0;
 }
 
 static uint64_t put_tiles(
@@ -56,7 +48,7 @@ static uint64_t put_tiles(
 {
 	to->rows = (uint32_t)cut->rows;
 	to->across = (uint32_t)cut->across;
-	to->vectors = aligned(x->g) && aligned(x->e) && x->m % 4 == 0;
+	to->vectors = psgd__cuda_aligned(x->g) && psgd__cuda_aligned(x->e) && x->m % 4 == 0;
 	return (uint64_t)cut->across * (uint64_t)cut->down;
 }
 
@@ -93,7 +85,7 @@ static void add(struct group *group, const struct psgd__matrix *x, bool back)
 		.from = group->work,
 		.count = cut.values,
 		.terms = (uint32_t)cut.terms};
-	group->sum_tiles += (uint64_t)pieces(cut.values, PSGD__CUDA_SUM_VALUES);
+	group->sum_tiles += (uint64_t)psgd__cuda_pieces(cut.values, PSGD__CUDA_SUM_VALUES);
 	to->sums = group->work;
 	group->work += cut.terms * cut.values;
 }
