@@ -18,6 +18,7 @@ import concurrent.futures
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -181,6 +182,21 @@ class Build:
                 raise RuntimeError(f'{program} fails with nothing taken away')
 
 
+def end_session(child):
+    """A program with all that it has forked: each of Check's tests has a group of its own."""
+    if child.poll() is not None:
+        return
+    child.kill()
+    for pid in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            with open(f'/proc/{pid}/stat', encoding='ascii', errors='replace') as file:
+                session = int(file.read().rpartition(')')[2].split()[3])
+            if session == child.pid:
+                os.kill(int(pid), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+
+
 class Run:
     """Test programs, until the first of them fails."""
 
@@ -225,8 +241,7 @@ class Run:
             shown = [f'{name[10:].lower()}={value}' for name, value in environment.items()]
             self.found = ' '.join((os.path.basename(program), *shown, f'({why})'))
             for child in self.children:
-                # Check ends its tests then, and its own group of processes.
-                child.terminate()
+                end_session(child)
 
 
 def copy_tree(root, to):

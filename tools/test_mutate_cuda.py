@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Which calls mutate_cuda.py takes away, and what it leaves in their place."""
 import os
+import sys
 import tempfile
 import time
 import unittest
@@ -124,8 +125,19 @@ class Noticing(unittest.TestCase):
         self.assertEqual(by, 'a (fails)')
         self.assertLess(time.monotonic() - begun, 50)
 
+    def test_what_was_forked_ends(self):
+        begun = time.monotonic()
+        forks = (f'exec {sys.executable} -c "import os, time\n'
+                 'os.fork() or os.setpgid(0, 0)\n'
+                 'time.sleep(60)"')
+        by = self.noticed(f'{self.LOOKS} || {{ sleep 1; false; }}', f'{self.LOOKS} || {forks}')
+        self.assertEqual(by, 'a (fails)')
+        self.assertLess(time.monotonic() - begun, 50)
+
     def test_hangs(self):
-        mutate_cuda.HANGS_AFTER, mutate_cuda.AND_SECONDS = 0, 1
+        for name, value in (('HANGS_AFTER', 0), ('AND_SECONDS', 1)):
+            self.addCleanup(setattr, mutate_cuda, name, getattr(mutate_cuda, name))
+            setattr(mutate_cuda, name, value)
         self.assertEqual(self.noticed(f'{self.LOOKS} || exec sleep 60'), 'a (hangs)')
 
 
