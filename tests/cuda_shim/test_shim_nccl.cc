@@ -57,7 +57,7 @@ END_TEST
 
 START_TEST(refusals)
 {
-	Array<float> data(std::vector<float>(8, 1));
+	Array<float> data(8);
 	float *x = data.data;
 	cudaStream_t elsewhere;
 	ncclComm_t comm = alone();
